@@ -1,0 +1,61 @@
+# Two commands do everything on a machine with Python 3.11 to 3.13: `make up` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PROTOS := $(shell find protos -name '*.proto')
+TEST ?= tests
+
+.DEFAULT_GOAL := help
+.PHONY: help install up down test lint format stubs generated bench lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+install: $(INSTALLED) ## make .venv with everything, hash-checked
+
+$(INSTALLED): requirements.lock pyproject.toml generator/catalog/build_hook.py $(PROTOS)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"nipmesh needs Python 3.11 to 3.13; {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $(INSTALLED)
+
+up: $(INSTALLED) ## run the mesh of mesh.yaml until Ctrl-C
+	$(BIN)/nipmesh up
+
+down: $(INSTALLED) ## stop a mesh that runs detached
+	$(BIN)/nipmesh down
+
+test: $(INSTALLED) ## run the tests; TEST=tests/unit for a part
+	$(BIN)/python -m pytest $(TEST)
+
+lint: $(INSTALLED) ## ruff, mypy --strict, buf lint and format, and generated files equal to the committed ones
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m generator.catalog.lint
+	$(BIN)/nipmesh schema | diff -u mesh.schema.json -
+	$(BIN)/nipmesh render --target compose | diff -u compose.yaml -
+
+format: $(INSTALLED) ## rewrite sources in the house's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format -w protos
+
+stubs: $(INSTALLED) ## make the stubs anew
+	$(BIN)/python -m generator.catalog.build_hook
+
+generated: $(INSTALLED) ## rewrite mesh.schema.json and compose.yaml
+	$(BIN)/nipmesh schema > mesh.schema.json
+	$(BIN)/nipmesh render --target compose > compose.yaml
+
+bench: $(INSTALLED) ## measure; prints tables with ratios
+	$(BIN)/python -m benchmarks
+
+lock: ## resolve requirements.lock anew (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --custom-compile-command 'make lock' --quiet -o requirements.lock
+
+clean: ## remove what install and runs left
+	rm -rf .venv .nipmesh .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find protos -name '*_pb2*' -delete

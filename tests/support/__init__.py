@@ -1,0 +1,1 @@
+"""What tests share: a running mesh, users with keys, and bounded load."""
