@@ -14,10 +14,10 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.metadata
+import importlib.resources
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +46,16 @@ def make_stubs(root: Path) -> None:
     validate = root / DATA_DIRECTORY / "validate.binpb"
     write(validate, validate_descriptor_set().SerializeToString(deterministic=True))
     names = sorted(str(path.relative_to(protos)) for path in (protos / "nipmesh").rglob("*.proto"))
-    outputs = [f"--{kind}_out={protos}" for kind in ("python", "pyi", "grpc_python")]
-    protoc(protos, validate, [*outputs, mypy_grpc_plugin(), f"--mypy_grpc_out={protos}", *names])
-    protoc(protos, validate, [f"--python_out={protos}", f"--pyi_out={protos}", VALIDATE_PROTO])
+    plugins = [plugin_option(name) for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
+    messages = [*plugins, *(f"--{kind}_out={protos}" for kind in ("python", "mypy"))]
+    methods = [f"--{kind}_out={protos}" for kind in ("grpc_python", "mypy_grpc")]
+    protoc(protos, validate, [*messages, *methods, *names])
+    protoc(protos, validate, [*messages, VALIDATE_PROTO])
 
 
 def protoc(protos: Path, validate: Path, arguments: list[str]) -> None:
     """Run grpcio-tools' protoc over source files and the validation rules' descriptor together."""
-    well_known = Path(sysconfig.get_path("purelib")) / "grpc_tools" / "_proto"
-    grpc_tools = importlib.import_module("grpc_tools")
-    if grpc_tools.__file__ is not None:
-        well_known = Path(grpc_tools.__file__).parent / "_proto"
+    well_known = importlib.resources.files("grpc_tools") / "_proto"
     command = [sys.executable, "-m", "grpc_tools.protoc", f"--descriptor_set_in={validate}"]
     command += [f"--proto_path={protos}", f"--proto_path={well_known}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -64,9 +63,8 @@ def protoc(protos: Path, validate: Path, arguments: list[str]) -> None:
         raise RuntimeError(f"protoc refused the protos:\n{done.stderr}")
 
 
-def mypy_grpc_plugin() -> str:
-    """protoc's option that names the plugin for `*_pb2_grpc.pyi`."""
-    name = "protoc-gen-mypy_grpc"
+def plugin_option(name: str) -> str:
+    """protoc's option that names one of mypy-protobuf's plugins, which write `.pyi` that mypy --strict accepts."""
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:

@@ -1,0 +1,76 @@
+"""One running mesh for every test of this folder, and users who are logged in."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc.aio
+import pytest
+from support.mesh import RunningMesh
+from support.nostr import User, bearer
+
+
+@pytest.fixture(scope="session")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    """The repository's mesh, all replicas ready; nothing of it is left afterwards."""
+    running = RunningMesh(tmp_path_factory.mktemp("mesh"))
+    running.up()
+    pids = process_ids(running)
+    try:
+        yield running
+    finally:
+        running.run("down")
+        leftover = [pid for pid in pids if alive(pid)]
+        for pid in leftover:
+            os.kill(pid, signal.SIGKILL)
+    assert not leftover, f"processes left behind: {leftover}"
+
+
+def process_ids(running: RunningMesh) -> list[int]:
+    """Every process of the mesh that `status` names."""
+    services = running.status()["services"].values()
+    replicas = [replica for service in services for replica in service["replicas"]]
+    return [replica[key] for replica in replicas for key in ("pid", "sidecar_pid")]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+@pytest.fixture
+async def channel(mesh: RunningMesh) -> AsyncIterator[grpc.aio.Channel]:
+    """A plain channel to the gateway."""
+    async with mesh.channel() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def alice(mesh: RunningMesh, channel: grpc.aio.Channel) -> User:
+    """A user with a key of her own and a token from Login."""
+    user = User()
+    await user.login(channel, f"http://{mesh.gateway}")
+    return user
+
+
+@pytest.fixture
+async def bob(mesh: RunningMesh, channel: grpc.aio.Channel) -> User:
+    """Another user."""
+    user = User()
+    await user.login(channel, f"http://{mesh.gateway}")
+    return user
+
+
+@pytest.fixture(scope="session")
+def operator(mesh: RunningMesh) -> User:
+    """Who may deposit: a development token with the operator's role."""
+    user = User()
+    user.metadata = bearer(mesh.token(user.pubkey, "operator"))
+    return user
