@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
+
 from support.mesh import RunningMesh
 from support.nostr import User, bearer
 

@@ -9,6 +9,7 @@ import json
 import grpc
 import grpc.aio
 import pytest
+
 from nipmesh.invoice.v1 import invoice_pb2, invoice_service_pb2
 from nipmesh.nip.v1 import nip_pb2, nip_service_pb2
 from nipmesh.payment.v1 import payment_pb2, payment_service_pb2
@@ -23,10 +24,10 @@ async def test_keys_sign_events_that_verify(channel: grpc.aio.Channel, alice: Us
     wallet = Wallet(channel, alice)
     key_id = await wallet.create_key("mine")
     key = (await wallet.call(wallet.nip.GetKey, nip_service_pb2.GetKeyRequest(key_id=key_id))).key
-    template = nip_pb2.EventTemplate(kind=1, content="hé\n\"", tags=[nip_pb2.Tag(values=["t", "mesh"])], created_at=17)
+    template = nip_pb2.EventTemplate(kind=1, content='hé\n"', tags=[nip_pb2.Tag(values=["t", "mesh"])], created_at=17)
     request = nip_service_pb2.SignEventRequest(key_id=key_id, template=template)
     event = (await wallet.call(wallet.nip.SignEvent, request)).event
-    body = json.dumps([0, key.pubkey, 17, 1, [["t", "mesh"]], "hé\n\""], separators=(",", ":"), ensure_ascii=False)
+    body = json.dumps([0, key.pubkey, 17, 1, [["t", "mesh"]], 'hé\n"'], separators=(",", ":"), ensure_ascii=False)
     assert event.id == hashlib.sha256(body.encode()).hexdigest()
     forged = nip_pb2.Event()
     forged.CopyFrom(event)
@@ -62,15 +63,15 @@ async def test_an_invoice_is_paid_and_the_receipt_verifies(
     assert (await payee.account(target)).balance_msat == 20_000
     receipt = (await _payment_with_receipt(payer, payment.payment_id)).receipt
     verify = nip_service_pb2.VerifyEventsRequest(events=[receipt])
-    assert list((await payer.call(payer.nip.VerifyEvents, verify)).results) == [nip_service_pb2.VerifyEventsResponse.RESULT_VALID]
+    assert list((await payer.call(payer.nip.VerifyEvents, verify)).results) == [
+        nip_service_pb2.VerifyEventsResponse.RESULT_VALID
+    ]
     settled = invoice_service_pb2.GetInvoiceRequest(payment_hash=invoice.payment_hash)
     assert (await payee.call(payee.invoices.GetInvoice, settled)).invoice.state == invoice_pb2.Invoice.STATE_SETTLED
 
 
 async def _payment_with_receipt(wallet: Wallet, payment_id: str) -> payment_pb2.Payment:
-    request = payment_service_pb2.GetPaymentRequest(
-        payment_id=payment_id, view=payment_service_pb2.PAYMENT_VIEW_FULL
-    )
+    request = payment_service_pb2.GetPaymentRequest(payment_id=payment_id, view=payment_service_pb2.PAYMENT_VIEW_FULL)
     for _ in range(100):
         payment = (await wallet.call(wallet.payments.GetPayment, request)).payment
         if payment.HasField("receipt"):

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc.aio
 from coincurve import PrivateKey
+
 from nipmesh.nip.v1 import nip_service_pb2 as nip_pb2
 from nipmesh.nip.v1 import nip_service_pb2_grpc as nip_grpc
 
@@ -30,7 +31,9 @@ class User:
         """32 bytes, x-only, lower-case hex."""
         return self.private_key.public_key_xonly.format().hex()
 
-    def event(self, kind: int, tags: list[list[str]], *, created_at: int | None = None, content: str = "") -> dict[str, Any]:
+    def event(
+        self, kind: int, tags: list[list[str]], *, created_at: int | None = None, content: str = ""
+    ) -> dict[str, Any]:
         """A signed NIP-01 event."""
         created_at = int(time.time()) if created_at is None else created_at
         body = json.dumps([0, self.pubkey, created_at, kind, tags, content], separators=(",", ":"), ensure_ascii=False)

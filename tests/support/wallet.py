@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc.aio
+
 from nipmesh.invoice.v1 import invoice_pb2, invoice_service_pb2
 from nipmesh.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
 from nipmesh.nip.v1 import nip_service_pb2
