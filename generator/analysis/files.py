@@ -1,0 +1,74 @@
+"""Checks of what services are given: files and environment variables."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from generator.manifest.finding import Reporter, printable, quoted
+from generator.manifest.types import Manifest, ServiceEntry
+from generator.manifest.values import Entry, Located
+
+RESERVED_PREFIX = "NIPMESH_"
+RESERVED_VARIABLES = frozenset({"PORT", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME"})
+"""Set by nipmesh for every process."""
+
+
+def check_services_files(manifest: Manifest, base: Path, reporter: Reporter) -> None:
+    """Files exist and secrets are private; variables are free and set once."""
+    for entry in manifest.services:
+        where = f"services.{entry.key.value}"
+        check_file(entry.value.env_file, base, f"{where}.env_file", reporter)
+        _check_folder(entry.value.cwd, base, f"{where}.cwd", reporter)
+        for secret in entry.value.secrets:
+            if isinstance(secret.value, Located):
+                check_file(secret.value, base, f"{where}.secrets.{secret.key.value}", reporter, private=True)
+        _check_variables(entry, reporter)
+
+
+def check_file(
+    written: Located[str] | None, base: Path, where: str, reporter: Reporter, *, private: bool = False
+) -> bool:
+    """Whether the file is there; a private one that others may read is a warning."""
+    if written is None:
+        return False
+    path = base / written.value
+    try:
+        status = path.stat()
+    except OSError as error:
+        cause = f"{printable(str(path))}: {error.strerror}"
+        message = f"{where}: {quoted(written.value)} cannot be read"
+        reporter.report("NM601", written.position, message, cause=cause, fix="create it, or correct the path")
+        return False
+    if not stat.S_ISREG(status.st_mode):
+        cause = f"{printable(str(path))} is no regular file"
+        reporter.report("NM601", written.position, f"{where}: not a file", cause=cause, fix="name a file")
+        return False
+    if private and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        cause = f"its mode is {stat.S_IMODE(status.st_mode):04o}: others on this machine can use it"
+        fix = f"chmod 600 {printable(written.value)}"
+        reporter.warn("NM602", written.position, f"{where}: secret readable by others", cause=cause, fix=fix)
+    return True
+
+
+def _check_folder(written: Located[str] | None, base: Path, where: str, reporter: Reporter) -> None:
+    if written is None or (base / written.value).is_dir():
+        return
+    cause = f"{printable(str(base / written.value))} is not a folder"
+    message = f"{where}: {quoted(written.value)} is not there"
+    reporter.report("NM601", written.position, message, cause=cause, fix="create it, or correct the path")
+
+
+def _check_variables(entry: Entry[ServiceEntry], reporter: Reporter) -> None:
+    seen: dict[str, int] = {}
+    keys = [variable.key for variable in entry.value.env] + [secret.key for secret in entry.value.secrets]
+    for key in keys:
+        if key.value.startswith(RESERVED_PREFIX) or key.value in RESERVED_VARIABLES:
+            cause = "nipmesh sets it for every process"
+            fix = "choose another name"
+            reporter.report("NM603", key.position, f"{quoted(key.value)} is reserved", cause=cause, fix=fix)
+        if key.value in seen:
+            cause = f"`env` sets it on line {seen[key.value]}"
+            fix = "keep it in `secrets` only"
+            reporter.report("NM604", key.position, f"{quoted(key.value)} is set twice", cause=cause, fix=fix)
+        seen[key.value] = key.position.line

@@ -1,0 +1,1 @@
+"""The `nipmesh` command: one module per subcommand, loaded only when it is used."""

@@ -1,0 +1,16 @@
+"""`nipmesh restart SERVICE`: one replica after the other."""
+
+from __future__ import annotations
+
+import click
+
+from generator.cli.local import run_operation
+from generator.cli.main import Invocation
+
+
+@click.command(help="Restart SERVICE, one replica after the other; no call fails because of it.")
+@click.argument("service")
+@click.pass_obj
+def command(invocation: Invocation, service: str) -> None:
+    """Ask the supervisor and print what it does."""
+    run_operation(invocation.manifest, {"command": "restart", "service": service})

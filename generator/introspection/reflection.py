@@ -1,0 +1,75 @@
+"""gRPC server reflection, v1 and v1alpha, of a cut-down descriptor set.
+
+The two versions differ in their package name only (github.com/grpc/grpc/blob/master/doc/server-reflection.md), so one
+servicer answers both: the messages on the wire are the same bytes, and v1's descriptor is v1alpha's with another name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf import descriptor_pb2, descriptor_pool
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.reflection import aio
+
+ALPHA_PACKAGE = "grpc.reflection.v1alpha"
+STABLE_PACKAGE = "grpc.reflection.v1"
+HEALTH_SERVICE = "grpc.health.v1.Health"
+REFLECTION_SERVICES = (f"{STABLE_PACKAGE}.ServerReflection", f"{ALPHA_PACKAGE}.ServerReflection")
+
+
+def reflection_pool(exposed: descriptor_pb2.FileDescriptorSet) -> descriptor_pool.DescriptorPool:
+    """Build a private pool of the exposed files, both reflection versions and health. Raises TypeError when broken."""
+    pool = descriptor_pool.DescriptorPool()
+    alpha = descriptor_pb2.FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
+    health = descriptor_pb2.FileDescriptorProto.FromString(health_pb2.DESCRIPTOR.serialized_pb)
+    ours = {file.name: file for file in (alpha, stable_reflection_file(alpha), health)}
+    _add_all(pool, {**{file.name: file for file in exposed.file}, **ours})
+    return pool
+
+
+def stable_reflection_file(alpha: descriptor_pb2.FileDescriptorProto) -> descriptor_pb2.FileDescriptorProto:
+    """Derive `grpc/reflection/v1/reflection.proto` from v1alpha's descriptor by renaming the package."""
+    stable = descriptor_pb2.FileDescriptorProto()
+    stable.CopyFrom(alpha)
+    stable.name, stable.package = "grpc/reflection/v1/reflection.proto", STABLE_PACKAGE
+    for message in stable.message_type:
+        for field in (field for field in message.field if field.type_name):
+            field.type_name = field.type_name.replace(f".{ALPHA_PACKAGE}.", f".{STABLE_PACKAGE}.")
+    for method in stable.service[0].method:
+        method.input_type = method.input_type.replace(f".{ALPHA_PACKAGE}.", f".{STABLE_PACKAGE}.")
+        method.output_type = method.output_type.replace(f".{ALPHA_PACKAGE}.", f".{STABLE_PACKAGE}.")
+    return stable
+
+
+def add_reflection(server: grpc.aio.Server, exposed: descriptor_pb2.FileDescriptorSet) -> None:
+    """Answer both versions of reflection on this server for the services of `exposed` and those that describe it."""
+    names = [f"{file.package}.{service.name}".lstrip(".") for file in exposed.file for service in file.service]
+    servicer = aio.ReflectionServicer([*names, HEALTH_SERVICE, *REFLECTION_SERVICES], reflection_pool(exposed))
+    handler: Any = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    for service in REFLECTION_SERVICES:
+        generic = grpc.method_handlers_generic_handler(service, {"ServerReflectionInfo": handler})
+        server.add_generic_rpc_handlers((generic,))
+
+
+def _add_all(pool: descriptor_pool.DescriptorPool, files: dict[str, descriptor_pb2.FileDescriptorProto]) -> None:
+    """Add each file behind its imports."""
+    added: set[str] = set()
+
+    def add(name: str) -> None:
+        if name in added:
+            return
+        added.add(name)
+        for dependency in files[name].dependency:
+            add(dependency)
+        pool.Add(files[name])
+
+    for name in sorted(files):
+        add(name)

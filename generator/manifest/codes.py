@@ -1,0 +1,68 @@
+"""Every finding code with its title: the one table. Codes are never reused; hundreds are rooms.
+
+0xx the file and its YAML, 1xx one value, 2xx protobufs, 3xx services and calls, 4xx the gateway, 5xx traffic,
+6xx files and environment, 7xx what Envoy says.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+CODES: Final[dict[str, str]] = {
+    "NM001": "the manifest cannot be read",
+    "NM002": "the manifest is not UTF-8 text",
+    "NM003": "the manifest is not YAML",
+    "NM004": "the manifest is larger or deeper than allowed",
+    "NM005": "a key appears twice",
+    "NM006": "a YAML feature that manifests do not have",
+    "NM101": "unknown key",
+    "NM102": "missing key",
+    "NM103": "wrong type",
+    "NM104": "a word that YAML readers disagree about",
+    "NM105": "not a duration",
+    "NM106": "out of range",
+    "NM107": "not a valid name or value",
+    "NM108": "too many or too few entries",
+    "NM109": "not a command line",
+    "NM201": "protobuf folder not found or unreadable",
+    "NM202": "protobuf files do not compile",
+    "NM203": "the protobuf compiler is missing or broke",
+    "NM204": "two protobuf folders hold the same file",
+    "NM205": "protobuf limits exceeded",
+    "NM301": "unknown service",
+    "NM302": "unknown protobuf service",
+    "NM303": "ambiguous protobuf service",
+    "NM304": "protobuf service served twice",
+    "NM305": "unknown method",
+    "NM306": "method of another service",
+    "NM307": "not written as Service/Method",
+    "NM308": "reserved name",
+    "NM309": "method listed twice",
+    "NM310": "service that nobody can call",
+    "NM311": "service that calls itself",
+    "NM312": "port used twice",
+    "NM313": "application with a TCP port",
+    "NM314": "protobuf service that every process serves by itself",
+    "NM315": "override of something that does not exist",
+    "NM401": "unknown issuer",
+    "NM402": "key set of the issuer",
+    "NM403": "method is not exposed",
+    "NM404": "contradicting rules for a method",
+    "NM405": "reflection open to the network",
+    "NM406": "gateway without authentication",
+    "NM407": "gateway without encryption on the network",
+    "NM408": "public URL unknown or wrong",
+    "NM409": "stream open to everybody",
+    "NM501": "deadline shorter than that of a callee",
+    "NM502": "services that call each other in a circle",
+    "NM503": "setting that does not fit the kind of the method",
+    "NM504": "certificates that live long",
+    "NM601": "file not found",
+    "NM602": "file readable by others",
+    "NM603": "reserved environment variable",
+    "NM604": "environment variable set twice",
+    "NM701": "Envoy refuses the configuration",
+    "NM702": "configuration could not be rendered",
+    "NM703": "Envoy is missing or broke",
+}
+"""Code to title."""

@@ -1,0 +1,329 @@
+"""The typed manifest: each field declares its key with kind, limits, documentation and default.
+
+Loading, the JSON Schema and the reference all come from these declarations. Field names are the keys of the file.
+"""
+# ruff: noqa: RUF009  (key() makes a dataclasses.field, which is what belongs there)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from generator.manifest.collections import Either, ListOf, MapOf, RecordOf, key
+from generator.manifest.kinds import Boolean, Command, Duration, EnvironmentValue, Number, Text
+from generator.manifest.values import Entry, Located, Record
+
+NAME_LENGTH_MAX = 40
+"""Names stand in socket paths, of which Linux allows 107 bytes in all."""
+SERVICES_MAX = 1_000
+REPLICAS_MAX = 100
+"""Replicas on one machine; each is two processes."""
+PROTOS_MAX = 32
+METHODS_MAX = 1_000
+VARIABLES_MAX = 200
+PATH_LENGTH_MAX = 1_024
+ROLES_MAX = 100
+SECRET_BYTES_MIN = 16
+SECRET_BYTES_MAX = 4_096
+DEADLINE_MS_MIN = 10
+DEADLINE_MS_MAX = 3_600_000
+IDLE_TIMEOUT_MS_MIN = 100
+IDLE_TIMEOUT_MS_MAX = 24 * 3_600_000
+CERTIFICATE_LIFETIME_MS_MIN = 10_000
+"""Shorter ones would be renewed all the time."""
+CERTIFICATE_LIFETIME_MS_MAX = 30 * 24 * 3_600_000
+
+NAME: Final = Text(
+    word="a name like `orders`",
+    pattern=r"[a-z]([a-z0-9-]*[a-z0-9])?",
+    length_max=NAME_LENGTH_MAX,
+    rule="a name has lower-case letters, digits and hyphens, starts with a letter and ends with a letter or digit",
+)
+DOMAIN: Final = Text(
+    word="a domain like `example.mesh`",
+    pattern=r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
+    length_max=200,
+    rule="a trust domain has lower-case letters, digits, hyphens and dots, like a DNS name",
+)
+PATH: Final = Text(
+    word="a path", pattern=r".+", length_max=PATH_LENGTH_MAX, rule="a path is relative to the manifest, or absolute"
+)
+PROTOBUF_SERVICE: Final = Text(
+    word="a protobuf service like `shop.v1.OrderService`",
+    pattern=r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*",
+    length_max=255,
+    rule="a protobuf service is written with its package: letters, digits, underscores and dots",
+)
+METHOD: Final = Text(
+    word="a method like `OrderService/GetOrder` or `OrderService/*`",
+    pattern=r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*/(\*|[A-Za-z_][A-Za-z0-9_]*)",
+    length_max=320,
+    rule="a method is written as Service/Method, with or without the package; `Service/*` means all of them",
+)
+LISTEN: Final = Text(
+    word="an address like `127.0.0.1:8080`",
+    pattern=r"([0-9]{1,3}(\.[0-9]{1,3}){3}|\[[0-9A-Fa-f:.]{2,45}\]):[1-9][0-9]{0,4}",
+    length_max=60,
+    rule="an address is an IP address by number, a colon and a port; IPv6 stands in brackets",
+)
+VARIABLE: Final = Text(
+    word="an environment variable like `LOG_LEVEL`",
+    pattern=r"[A-Za-z_][A-Za-z0-9_]*",
+    length_max=128,
+    rule="a variable has letters, digits and underscores and does not start with a digit",
+)
+ROLE: Final = Text(
+    word="a role like `operator`",
+    pattern=r"[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9])?",
+    length_max=64,
+    rule="a role has letters, digits, dots, colons, underscores and hyphens",
+)
+URL: Final = Text(
+    word="a URL like `https://api.example.org`",
+    pattern=r"https?://[A-Za-z0-9.\-]+(:[1-9][0-9]{0,4})?|https?://\[[0-9A-Fa-f:.]+\](:[1-9][0-9]{0,4})?",
+    length_max=300,
+    rule="a public URL has a scheme, a host and perhaps a port, and no path or trailing slash",
+)
+ISSUER: Final = Text(
+    word="a service of this mesh, or the URL in the `iss` claim",
+    pattern=r"[a-z]([a-z0-9-]*[a-z0-9])?|https?://[\x21-\x7e]+",
+    length_max=300,
+    rule="an issuer is the name of a service, or a URL for a foreign one",
+)
+AUDIENCE: Final = Text(
+    word="an audience", pattern=r"[\x21-\x7e]+", length_max=300, rule="an audience has visible ASCII characters only"
+)
+IMAGE: Final = Text(
+    word="a container image like `registry.example.org/orders:1.2`",
+    pattern=r"[a-z0-9]+([._:/-]+[A-Za-z0-9]+)*(@sha256:[0-9a-f]{64})?",
+    length_max=300,
+    rule="an image has a name, perhaps a registry before it, and a tag or digest after it",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generate(Record):
+    """`{generate: 32}`: a secret that is made once."""
+
+    generate: Located[int] = key(
+        Number(minimum=SECRET_BYTES_MIN, maximum=SECRET_BYTES_MAX),
+        "Make a file of this many random bytes once, readable by its owner only.",
+        required=True,
+        example="32",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodTraffic(Record):
+    """How calls of one method (or of `Service/*`) are carried."""
+
+    deadline: Located[int] | None = key(
+        Duration(minimum_ms=DEADLINE_MS_MIN, maximum_ms=DEADLINE_MS_MAX),
+        "Longest time of a unary call, retries included.",
+        default="the service's deadline",
+    )
+    idle_timeout: Located[int] | None = key(
+        Duration(minimum_ms=IDLE_TIMEOUT_MS_MIN, maximum_ms=IDLE_TIMEOUT_MS_MAX),
+        "Longest silence on a stream.",
+        default="5m",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic(Record):
+    """How calls to a service are carried, by every caller."""
+
+    deadline: Located[int] | None = key(
+        Duration(minimum_ms=DEADLINE_MS_MIN, maximum_ms=DEADLINE_MS_MAX),
+        "Longest time of any unary call of this service, retries included.",
+        default="10s",
+    )
+    methods: tuple[Entry[MethodTraffic], ...] = key(
+        MapOf(
+            key=METHOD,
+            item=RecordOf(record=MethodTraffic, word="settings of a method"),
+            count_max=METHODS_MAX,
+            word="a mapping from method to settings",
+        ),
+        "Settings of single methods of this service; they win over the service's.",
+    )
+
+
+CALLS: Final = MapOf(
+    key=NAME,
+    item=ListOf(item=METHOD, count_max=METHODS_MAX, word="a list of methods"),
+    count_max=SERVICES_MAX,
+    word="a mapping from service to methods",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceEntry(Record):
+    """One service: a program, what it serves and what it calls."""
+
+    run: Located[tuple[str, ...]] | None = key(
+        Command(),
+        "The command that starts one replica. No shell interprets it.",
+        required=True,
+        example="python -m app",
+    )
+    serves: tuple[Located[str], ...] = key(
+        ListOf(item=PROTOBUF_SERVICE, count_max=100, word="a list of protobuf services"),
+        "The protobuf services that it implements.",
+        required=True,
+        example="[shop.v1.OrderService]",
+    )
+    replicas: Located[int] | None = key(
+        Number(minimum=1, maximum=REPLICAS_MAX), "How many copies run.", default="2, so that one may die"
+    )
+    calls: tuple[Entry[tuple[Located[str], ...]], ...] = key(
+        CALLS, "Which methods of which services it calls; everything else is denied.", default="nothing"
+    )
+    traffic: Traffic | None = key(
+        RecordOf(record=Traffic, word="traffic settings"), "How calls to this service are carried."
+    )
+    listen: Located[str] | None = key(
+        LISTEN,
+        "For a program that cannot listen on a Unix socket: the loopback address of its first replica. Replica i "
+        "gets the port plus i.",
+        default="a Unix socket that only its sidecar can reach",
+    )
+    env: tuple[Entry[Located[str]], ...] = key(
+        MapOf(key=VARIABLE, item=EnvironmentValue(), count_max=VARIABLES_MAX, word="a mapping of variables"),
+        "Environment variables. Secrets do not belong here.",
+    )
+    env_file: Located[str] | None = key(PATH, "A file of NAME=value lines that are added to the environment.")
+    secrets: tuple[Entry[Located[str] | Generate], ...] = key(
+        MapOf(
+            key=VARIABLE,
+            item=Either(
+                scalar=PATH,
+                mapping=RecordOf(record=Generate, word="`{generate: 32}`"),
+                word="the path of a file, or `{generate: 32}`",
+            ),
+            count_max=VARIABLES_MAX,
+            word="a mapping from variable to file",
+        ),
+        "Secrets reach the program as files; the variable holds the path.",
+    )
+    cwd: Located[str] | None = key(PATH, "The working directory.", default="the manifest's folder")
+    image: Located[str] | None = key(IMAGE, "The container image, for outputs that run containers.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthenticationEntry(Record):
+    """Whose tokens open the gateway."""
+
+    issuer: Located[str] | None = key(
+        ISSUER,
+        "Who issues tokens: a service of this mesh, or the `iss` of a foreign issuer.",
+        required=True,
+        example="SERVICE",
+    )
+    audience: Located[str] | None = key(AUDIENCE, "The `aud` that tokens must carry.", default="the mesh's name")
+    jwks: Located[str] | None = key(PATH, "A foreign issuer's public keys (JSON Web Key Set); not for own services.")
+    public: tuple[Located[str], ...] = key(
+        ListOf(item=METHOD, count_max=METHODS_MAX, word="a list of methods"), "Methods that need no token."
+    )
+    roles: tuple[Entry[tuple[Located[str], ...]], ...] = key(
+        MapOf(
+            key=ROLE,
+            item=ListOf(item=METHOD, count_max=METHODS_MAX, word="a list of methods"),
+            count_max=ROLES_MAX,
+            word="a mapping from role to methods",
+        ),
+        "Methods that need this value in the token's `role` claim.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsEntry(Record):
+    """The gateway's certificate."""
+
+    certificate: Located[str] | None = key(PATH, "Certificate chain, PEM.", required=True, example="edge.crt")
+    private_key: Located[str] | None = key(PATH, "Its private key, PEM.", required=True, example="edge.key")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayEntry(Record):
+    """The edge: the one way in from outside."""
+
+    listen: Located[str] | None = key(
+        LISTEN, "Where clients connect.", default="127.0.0.1:8080", example="127.0.0.1:8080"
+    )
+    public_url: Located[str] | None = key(
+        URL, "How clients spell this gateway; logins are bound to it.", default="http(s)://LISTEN"
+    )
+    tls: TlsEntry | None = key(
+        RecordOf(record=TlsEntry, word="`{certificate: FILE, private_key: FILE}`"),
+        "Serve TLS with this certificate.",
+        default="plaintext HTTP/2",
+    )
+    authentication: AuthenticationEntry | None = key(
+        RecordOf(record=AuthenticationEntry, word="authentication settings"),
+        "Which tokens are accepted.",
+        default="none: everything exposed is open",
+    )
+    reflection: Located[bool] | None = key(Boolean(), "Answer gRPC reflection, for development.", default="false")
+    expose: tuple[Entry[tuple[Located[str], ...]], ...] = key(
+        CALLS,
+        "Which methods of which services the world may call.",
+        required=True,
+        example="{SERVICE: [OrderService/*]}",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetryEntry(Record):
+    """Where traces go."""
+
+    otlp: Located[str] | None = key(LISTEN, "OTLP/gRPC endpoint for traces.", default="no traces")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificatesEntry(Record):
+    """The workloads' certificates."""
+
+    lifetime: Located[int] | None = key(
+        Duration(minimum_ms=CERTIFICATE_LIFETIME_MS_MIN, maximum_ms=CERTIFICATE_LIFETIME_MS_MAX),
+        "How long each certificate lives; it is renewed at half of it.",
+        default="1h",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest(Record):
+    """The whole file."""
+
+    mesh: Located[str] | None = key(NAME, "The mesh's name.", required=True, example="shop")
+    trust_domain: Located[str] | None = key(DOMAIN, "The authority part of every SPIFFE id.", default="MESH.mesh")
+    protos: tuple[Located[str], ...] = key(
+        ListOf(item=PATH, count_max=PROTOS_MAX, word="a list of folders"),
+        "Folders with .proto files, each an import root.",
+        required=True,
+        example="[protos]",
+    )
+    certificates: CertificatesEntry | None = key(
+        RecordOf(record=CertificatesEntry, word="certificate settings"), "The workloads' certificates."
+    )
+    telemetry: TelemetryEntry | None = key(
+        RecordOf(record=TelemetryEntry, word="telemetry settings"), "Where traces go."
+    )
+    services: tuple[Entry[ServiceEntry], ...] = key(
+        MapOf(
+            key=NAME,
+            item=RecordOf(record=ServiceEntry, word="a service"),
+            count_max=SERVICES_MAX,
+            word="a mapping from name to service",
+        ),
+        "The services.",
+        required=True,
+        example="{orders: {run: python -m orders, serves: [shop.v1.OrderService]}}",
+    )
+    gateway: GatewayEntry | None = key(
+        RecordOf(record=GatewayEntry, word="gateway settings"), "The one way in from outside.", default="no gateway"
+    )
+
+
+MANIFEST: Final = RecordOf(record=Manifest, word="a mapping with the keys mesh, protos and services")
+"""The root kind."""

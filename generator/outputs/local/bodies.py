@@ -1,0 +1,184 @@
+"""What a replica and a gateway are made of: their commands, probes and place in the rotation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from generator.introspection.exposure import ExposedService, Exposure
+from generator.model import Gateway, GatewayPlacement, Mesh, ReplicaPlacement, Service, UnixAddress
+from generator.model.mesh import GATEWAY
+from generator.outputs.local.environment import (
+    Surroundings,
+    application_command,
+    application_environment,
+    target,
+)
+from generator.outputs.local.paths import StatePaths
+from generator.outputs.local.probes import Report, probe_application, probe_sidecar
+from generator.outputs.local.processes import Command
+from generator.outputs.local.rotation import Board, Publisher
+from generator.outputs.local.workload import Part
+from generator.pki import write_private
+
+DRAIN_TIME_S = 10
+"""How long Envoy keeps a draining listener open; we end the process before."""
+
+
+@dataclass(kw_only=True)
+class ReplicaBody:
+    """An application and its sidecar."""
+
+    replica: ReplicaPlacement
+    service: Service
+    around: Surroundings
+    secret_files: Mapping[str, Path]
+    envoy: Path
+    board: Board
+    publisher: Publisher
+    admin: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.admin = self.replica.admin.path
+
+    def command(self, part: Part) -> Command:
+        """Say what to run."""
+        if part is Part.SIDECAR:
+            return sidecar_command(self.envoy, self.replica.name, self.around)
+        return Command(
+            arguments=application_command(self.service),
+            environment=application_environment(self.around, self.service, self.replica, self.secret_files),
+            working_directory=self.around.manifest_directory / (self.service.working_directory or ""),
+            log=self.log(part),
+        )
+
+    def log(self, part: Part) -> Path:
+        """Say where a process writes."""
+        return self.around.paths.log(self.replica.name, part.value)
+
+    async def probe(self, part: Part, report: Report) -> None:
+        """Ask the application over gRPC, the sidecar over its admin socket."""
+        if part is Part.APP:
+            await probe_application(self.replica.app, any_answer=False, report=report)
+        else:
+            await probe_sidecar(self.admin, report=report)
+
+    def clear(self, part: Part) -> None:
+        """Remove the sockets that a dead predecessor left: they would look like a living process."""
+        mine = (self.replica.app, self.replica.app_metrics)
+        for address in mine if part is Part.APP else (self.replica.egress, self.replica.admin):
+            if isinstance(address, UnixAddress):
+                address.path.unlink(missing_ok=True)
+
+    async def rotate(self, *, into: bool) -> None:
+        """Change the endpoint sets of the callers."""
+        self.board.rotate(self.replica.name, into=into)
+        await self.publisher.publish_or_retry()
+
+
+@dataclass(kw_only=True)
+class GatewayBody:
+    """The edge Envoy (the sidecar) and its introspection server (the application)."""
+
+    gateway: Gateway
+    placement: GatewayPlacement
+    around: Surroundings
+    envoy: Path
+    admin: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.admin = self.placement.admin.path
+
+    def command(self, part: Part) -> Command:
+        """Say what to run."""
+        if part is Part.SIDECAR:
+            return sidecar_command(self.envoy, GATEWAY, self.around)
+        arguments = introspection_arguments(self.gateway, self.placement, self.around.paths)
+        return Command(
+            arguments=arguments,
+            environment=dict(self.around.outer),
+            working_directory=self.around.manifest_directory,
+            log=self.log(part),
+        )
+
+    def log(self, part: Part) -> Path:
+        """Say where a process writes."""
+        return self.around.paths.log(GATEWAY, part.value)
+
+    async def probe(self, part: Part, report: Report) -> None:
+        """Any answer of the introspection server will do: before the gateway runs it must say NOT_SERVING."""
+        if part is Part.APP:
+            await probe_application(self.placement.introspection, any_answer=True, report=report)
+        else:
+            await probe_sidecar(self.admin, report=report)
+
+    def clear(self, part: Part) -> None:
+        """Remove the sockets that a dead predecessor left."""
+        mine = self.placement.introspection if part is Part.APP else self.placement.admin
+        mine.path.unlink(missing_ok=True)
+
+    async def rotate(self, *, into: bool) -> None:
+        """Nobody inside calls the gateway: there is nothing to change."""
+
+
+def sidecar_command(envoy: Path, workload: str, around: Surroundings) -> Command:
+    """Say how Envoy is run. One worker: one gRPC channel is one connection is one worker anyway."""
+    bootstrap = around.paths.envoy / workload / "bootstrap.json"
+    return Command(
+        arguments=(
+            str(envoy),
+            "--config-path",
+            str(bootstrap),
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "--reject-unknown-dynamic-fields",
+            "--drain-time-s",
+            str(DRAIN_TIME_S),
+            "--drain-strategy",
+            "immediate",
+            "--log-level",
+            "warning",
+        ),
+        environment=dict(around.outer),
+        working_directory=around.manifest_directory,
+        log=around.paths.log(workload, Part.SIDECAR.value),
+    )
+
+
+def introspection_arguments(gateway: Gateway, placement: GatewayPlacement, paths: StatePaths) -> tuple[str, ...]:
+    """Say how the introspection server is run."""
+    return (
+        sys.executable,
+        "-m",
+        "generator.introspection",
+        "--listen",
+        target(placement.introspection),
+        "--descriptor-set",
+        str(paths.introspection / "descriptors.binpb"),
+        "--methods",
+        str(paths.introspection / "exposure.json"),
+        "--admin",
+        str(placement.admin.path),
+        *(("--reflection",) if gateway.reflection else ()),
+    )
+
+
+def write_introspection(mesh: Mesh, gateway: Gateway, paths: StatePaths, cluster_names: Mapping[str, str]) -> None:
+    """Write what the introspection server reads. `cluster_names`: the gateway's cluster of each service."""
+    methods: dict[str, set[str]] = {}
+    clusters: dict[str, str] = {}
+    for edge in gateway.exposes:
+        for policy in edge.methods:
+            methods.setdefault(policy.method.service, set()).add(policy.method.name)
+            clusters[policy.method.service] = cluster_names[edge.callee]
+    exposure = Exposure(
+        services=tuple(
+            ExposedService(name=name, cluster=clusters[name], methods=frozenset(names))
+            for name, names in sorted(methods.items())
+        )
+    )
+    write_private(paths.introspection / "exposure.json", exposure.to_json())
+    write_private(paths.introspection / "descriptors.binpb", mesh.descriptor_set)

@@ -1,0 +1,174 @@
+"""Changes to a running mesh: scale a service, restart it replica by replica. No call fails because of them.
+
+The order is always: what comes is ready and seen by every caller before what goes is taken away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from generator.analysis import check_manifest
+from generator.introspection.admin import AdminError, get_json
+from generator.introspection.health import is_healthy
+from generator.manifest import Severity
+from generator.model import Mesh, ReplicaPlacement
+from generator.model.overrides import Overrides
+from generator.outputs.local.supervisor import Supervisor, manifest_digest
+from generator.outputs.local.workload import Stage
+
+READY_TIMEOUT_S = 90.0
+"""For one replica, restarts included; longer than a start may take."""
+STOP_TIMEOUT_S = 40.0
+"""Leave, drain, grace and kill, one after the other, with room."""
+SEEN_TIMEOUT_S = 10.0
+"""For callers' health checks to find a new replica; they take one interval."""
+SEEN_POLL_S = 0.1
+LEAVE_MS = 500
+"""Between leaving the endpoint sets and draining: callers see the file within 4 ms, busy ones a little later."""
+
+CHANGED = "the manifest or its protos have changed since `nipmesh up`; apply that with `nipmesh down` and `nipmesh up`"
+
+
+class OperationError(Exception):
+    """The operation cannot be done; the message says why."""
+
+
+async def scale(supervisor: Supervisor, service_name: str, replicas: int) -> str:
+    """Run this many replicas of a service. Raises OperationError; the mesh is as before then."""
+    async with supervisor.operation:
+        mesh = await _mesh_with(supervisor, service_name, replicas)
+        present = [replica.index for replica in supervisor.board.placement().of_service(service_name)]
+        missing = [index for index in range(replicas) if index not in present]
+        surplus = [index for index in present if index >= replicas]
+        before = supervisor.mesh
+        supervisor.board.mesh = mesh
+        try:
+            await add_replicas(supervisor, service_name, missing)
+        except OperationError:
+            supervisor.board.mesh = before
+            await supervisor.publisher.publish_or_retry()
+            raise
+        await remove_replicas(supervisor, service_name, surplus)
+        return f"{service_name} runs {replicas} replicas"
+
+
+async def restart(supervisor: Supervisor, service_name: str) -> str:
+    """Restart a service, one replica at a time; a single replica is helped out by a temporary one."""
+    async with supervisor.operation:
+        replicas = _replicas_of(supervisor, service_name)
+        helper = max(replica.index for replica in replicas) + 1
+        if len(replicas) == 1:
+            await add_replicas(supervisor, service_name, [helper])
+        for replica in replicas:
+            await restart_replica(supervisor, replica)
+        if len(replicas) == 1:
+            await remove_replicas(supervisor, service_name, [helper])
+        return f"{service_name} restarted"
+
+
+async def add_replicas(supervisor: Supervisor, service_name: str, indexes: list[int]) -> None:
+    """Start replicas and wait until callers use them; when one fails, all of them are removed again."""
+    service = supervisor.mesh.service(service_name)
+    names = [supervisor.add_replica(service, index).workload.name for index in indexes]
+    await supervisor.publisher.publish()
+    for name in names:
+        supervisor.begin(name)
+    try:
+        for name in names:
+            await _until_in_use(supervisor, name)
+    except OperationError:
+        await remove_replicas(supervisor, service_name, indexes)
+        raise
+
+
+async def remove_replicas(supervisor: Supervisor, service_name: str, indexes: list[int]) -> None:
+    """Take replicas out of rotation, drain and stop them, and forget them."""
+    names = [f"{service_name}-{index}" for index in indexes]
+    for name in names:
+        supervisor.runners[name].retire(leave_ms=LEAVE_MS)
+    for name in names:
+        await _until_gone(supervisor, name)
+        await supervisor.remove_replica(name)
+
+
+async def restart_replica(supervisor: Supervisor, replica: ReplicaPlacement) -> None:
+    """Stop one replica in good order and start it again at the same addresses; return when callers use it."""
+    supervisor.runners[replica.name].retire(leave_ms=LEAVE_MS)
+    await _until_gone(supervisor, replica.name)
+    supervisor.renew_runner(replica.name)
+    supervisor.begin(replica.name)
+    await _until_in_use(supervisor, replica.name)
+
+
+def _replicas_of(supervisor: Supervisor, service_name: str) -> tuple[ReplicaPlacement, ...]:
+    replicas = supervisor.board.placement().of_service(service_name)
+    if not replicas:
+        known = ", ".join(service.name for service in supervisor.mesh.services)
+        raise OperationError(f"there is no service {service_name}; the mesh has {known}")
+    return replicas
+
+
+async def _mesh_with(supervisor: Supervisor, service_name: str, replicas: int) -> Mesh:
+    """Analyse the manifest anew with another replica count: policies depend on it."""
+    _replicas_of(supervisor, service_name)
+    if manifest_digest(supervisor.setup.manifest) != supervisor.setup.manifest_digest:
+        raise OperationError(CHANGED)
+    counts = {service.name: service.replicas for service in supervisor.mesh.services} | {service_name: replicas}
+    overrides = Overrides(replicas=counts, gateway_listen=supervisor.setup.overrides.gateway_listen)
+    analysis = await asyncio.to_thread(check_manifest, supervisor.setup.manifest, overrides=overrides)
+    if analysis.mesh is None:
+        errors = [str(finding) for finding in analysis.findings if finding.severity is Severity.ERROR]
+        raise OperationError("\n".join(errors))
+    if analysis.mesh.descriptor_set != supervisor.mesh.descriptor_set:
+        raise OperationError(CHANGED)
+    return analysis.mesh
+
+
+async def _until_gone(supervisor: Supervisor, name: str) -> None:
+    runner = supervisor.runners[name]
+    if not await supervisor.until(lambda: runner.workload.stage is Stage.GONE, STOP_TIMEOUT_S):
+        raise OperationError(f"{name} does not stop")
+
+
+async def _until_in_use(supervisor: Supervisor, name: str) -> None:
+    """Wait until a replica is in rotation and each caller's own health check has found it."""
+    runner = supervisor.runners[name]
+
+    def is_decided() -> bool:
+        workload = runner.workload
+        return workload.in_rotation or workload.is_crash_looping or supervisor.is_stopping
+
+    decided = await supervisor.until(is_decided, READY_TIMEOUT_S)
+    if not decided or not runner.workload.in_rotation:
+        raise OperationError(supervisor.complain(name))
+    for _ in range(int(SEEN_TIMEOUT_S / SEEN_POLL_S)):
+        if await is_seen(supervisor, supervisor.board.replica(name)):
+            return
+        await asyncio.sleep(SEEN_POLL_S)
+    raise OperationError(f"{name} is ready, but its callers' health checks do not find it")
+
+
+async def is_seen(supervisor: Supervisor, replica: ReplicaPlacement) -> bool:
+    """Ask the sidecar of every caller whether it holds the replica for healthy."""
+    service = supervisor.mesh.service(replica.service)
+    callers = {edge.caller for edge in service.callers}
+    for workload, admin in supervisor.admins().items():
+        if workload.rpartition("-")[0] in callers or workload in callers:
+            try:
+                document = await get_json(admin, "/clusters?format=json")
+            except (OSError, TimeoutError, AdminError):
+                continue
+            if not _holds(document, replica):
+                return False
+    return True
+
+
+def _holds(document: dict[str, object], replica: ReplicaPlacement) -> bool:
+    clusters = document.get("cluster_statuses", [])
+    assert isinstance(clusters, list)
+    for cluster in clusters:
+        for host in cluster.get("host_statuses", ()):
+            address = host.get("address", {}).get("socket_address", {})
+            if address.get("port_value") == replica.inbound.port and is_healthy(host.get("health_status", {})):
+                return True
+    return False

@@ -1,0 +1,68 @@
+"""Inner ports: free ones, and nobody else's while the mesh runs.
+
+A probe alone would race with another mesh that starts in the same second, and two Envoys may share a port in silence
+(both set SO_REUSEPORT). So the supervisor keeps a bound socket per port that never listens: a plain bind elsewhere
+fails, while its own Envoys may bind beside it, because the kept socket allows that after the exclusive bind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from pathlib import Path
+
+from generator.model import SocketAddress
+
+LOOPBACK = "127.0.0.1"
+PORT_MIN = 20_000
+PORT_MAX = 31_999
+"""Below Linux' range for outgoing connections (32,768 and up), so that no client's port is ever in the way."""
+
+
+class PortError(Exception):
+    """A port is taken, or none is free."""
+
+
+class PortPool:
+    """Hands out loopback ports and holds them until they are released."""
+
+    def __init__(self, seed: Path) -> None:
+        digest = hashlib.sha256(str(seed).encode()).digest()
+        self._next = PORT_MIN + int.from_bytes(digest[:4], "big") % (PORT_MAX - PORT_MIN + 1)
+        self._held: dict[tuple[str, int], socket.socket] = {}
+
+    def take(self) -> SocketAddress:
+        """Reserve the next free port. Raises PortError when all are taken."""
+        for _ in range(PORT_MIN, PORT_MAX + 1):
+            address = SocketAddress(host=LOOPBACK, port=self._next)
+            self._next = PORT_MIN + (self._next + 1 - PORT_MIN) % (PORT_MAX - PORT_MIN + 1)
+            try:
+                self.hold(address)
+            except PortError:
+                continue
+            return address
+        raise PortError(f"no free port between {PORT_MIN} and {PORT_MAX}")
+
+    def hold(self, address: SocketAddress) -> None:
+        """Reserve this very port. Raises PortError when somebody has it."""
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        held = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            held.bind((address.host, address.port))
+        except OSError as error:
+            held.close()
+            raise PortError(f"{address.host}:{address.port}: {error.strerror}") from error
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._held[address.host, address.port] = held
+
+    def release(self, address: SocketAddress) -> None:
+        """Give a port back."""
+        held = self._held.pop((address.host, address.port), None)
+        if held is not None:
+            held.close()
+
+    def close(self) -> None:
+        """Give everything back."""
+        for held in self._held.values():
+            held.close()
+        self._held.clear()

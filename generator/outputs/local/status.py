@@ -1,0 +1,87 @@
+"""What `nipmesh status` shows, as one JSON document."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from generator.model.mesh import GATEWAY
+from generator.outputs.local.environment import target
+from generator.outputs.local.supervisor import Supervisor
+from generator.outputs.local.workload import Stage, Workload
+
+READY = "ready"
+
+
+def status_document(supervisor: Supervisor) -> dict[str, Any]:
+    """Describe the mesh: services with their replicas, the gateway, and the state of the whole."""
+    services: dict[str, Any] = {service.name: {"replicas": []} for service in supervisor.mesh.services}
+    for replica in supervisor.board.placement().replicas:
+        services[replica.service]["replicas"].append(_replica(supervisor, replica.name))
+    return {
+        "mesh": supervisor.mesh.name,
+        "state": _mesh_state(supervisor),
+        "pid": os.getpid(),
+        "manifest": str(supervisor.setup.manifest),
+        "gateway": _gateway(supervisor),
+        "services": services,
+    }
+
+
+def _mesh_state(supervisor: Supervisor) -> str:
+    if supervisor.is_stopping:
+        return "stopping"
+    return READY if supervisor.is_ready else "not ready"
+
+
+def _replica(supervisor: Supervisor, name: str) -> dict[str, Any]:
+    replica = supervisor.board.replica(name)
+    workload = supervisor.runners[name].workload
+    return _processes(workload) | {
+        "name": name,
+        "replica": replica.index,
+        "in_rotation": replica.in_rotation,
+        "listen": target(replica.app),
+        "egress": target(replica.egress),
+        "inbound": target(replica.inbound),
+        "scrape": target(replica.scrape),
+        "admin_socket": str(replica.admin.path),
+        "certificate_expiry": _expiry(supervisor, name),
+    }
+
+
+def _gateway(supervisor: Supervisor) -> dict[str, Any] | None:
+    placement, gateway = supervisor.board.gateway, supervisor.mesh.gateway
+    if placement is None or gateway is None:
+        return None
+    workload = supervisor.runners[GATEWAY].workload
+    state = READY if workload.is_ready else "not ready"
+    return _processes(workload) | {
+        "address": target(placement.listen),
+        "url": gateway.public_url,
+        "state": state,
+        "scrape": target(placement.scrape),
+        "admin_socket": str(placement.admin.path),
+        "introspection": target(placement.introspection),
+        "certificate_expiry": _expiry(supervisor, GATEWAY),
+    }
+
+
+def _processes(workload: Workload) -> dict[str, Any]:
+    """Describe the two processes; of the gateway, `app` is the introspection server."""
+    app, sidecar = workload.app, workload.sidecar
+    return {
+        "stage": workload.stage.value,
+        "pid": app.pid if app.is_alive else None,
+        "app": app.phase.value,
+        "restarts": app.restarts,
+        "sidecar_pid": sidecar.pid if sidecar.is_alive else None,
+        "sidecar": sidecar.phase.value,
+        "sidecar_restarts": sidecar.restarts,
+        "crash_looping": workload.is_crash_looping and workload.stage is Stage.RUNNING,
+    }
+
+
+def _expiry(supervisor: Supervisor, workload: str) -> str | None:
+    expires = supervisor.certificates.expires(workload)
+    return None if expires is None else expires.isoformat(timespec="seconds")

@@ -1,0 +1,287 @@
+"""The supervisor of one mesh on this machine: starts it, keeps it, changes it, stops it, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+
+from generator.model import Gateway, Mesh, ReplicaPlacement, Service
+from generator.model.mesh import GATEWAY
+from generator.model.overrides import Overrides
+from generator.outputs.local.bodies import GatewayBody, ReplicaBody, write_introspection
+from generator.outputs.local.certificates import CertificateKeeper
+from generator.outputs.local.environment import DRAIN_GRACE_S, Surroundings, materialize_secrets
+from generator.outputs.local.events import Journal
+from generator.outputs.local.logs import CHECK_INTERVAL_S, rotate
+from generator.outputs.local.paths import StatePaths
+from generator.outputs.local.placing import Placer
+from generator.outputs.local.record import RunRecord
+from generator.outputs.local.rotation import CONFIRM_AFTER_S, Board, Publisher, RejectionWatch
+from generator.outputs.local.runner import Body, Changes, Runner
+from generator.outputs.local.workload import Part, Phase, Stage, Workload
+
+REPLICA_ORDER = (Part.SIDECAR, Part.APP)
+GATEWAY_ORDER = (Part.APP, Part.SIDECAR)
+DRAIN_MS_MAX = 2_000
+"""How long running calls may delay SIGTERM; the application itself then finishes what runs, within its grace."""
+GATEWAY_DRAIN_MS_MAX = 3_000
+GRACE_MARGIN_MS = 2_000
+"""An application that uses its whole grace still has to flush and exit."""
+INTROSPECTION_GRACE_MS = 3_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """Everything that is fixed for the life of a supervisor."""
+
+    manifest: Path
+    manifest_digest: str
+    """Of the content that runs: an operation on a changed manifest is refused."""
+    paths: StatePaths
+    overrides: Overrides
+    around: Surroundings
+    envoy: Path
+    sockets: Path
+
+
+class Supervisor:
+    """Owns the runners. Operations on it (scale, restart) are in `operations`; they run one at a time."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        board: Board,
+        placer: Placer,
+        certificates: CertificateKeeper,
+        record: RunRecord,
+        journal: Journal,
+    ) -> None:
+        self.setup = setup
+        self.board = board
+        self.journal = journal
+        self.certificates = certificates
+        self.changes = Changes()
+        self.publisher = Publisher(board, setup.paths, journal)
+        self.runners: dict[str, Runner] = {}
+        self.operation = asyncio.Lock()
+        self.is_stopping = False
+        self.failure: BaseException | None = None
+        self._placer = placer
+        self._record = record
+        self._rejections = RejectionWatch(journal)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def mesh(self) -> Mesh:
+        """The mesh as it is meant to be now."""
+        return self.board.mesh
+
+    @property
+    def is_ready(self) -> bool:
+        """Every workload is ready and takes traffic."""
+        runners = self.runners.values()
+        return not self.is_stopping and all(runner.workload.in_rotation for runner in runners)
+
+    async def start(self) -> None:
+        """Place and start everything; return when the processes are on their way. Raises PortError, OSError."""
+        gateway = self.mesh.gateway
+        if gateway is not None:
+            self._add_gateway(gateway)
+        for service in self.mesh.services:
+            for index in range(service.replicas):
+                self.add_replica(service, index)
+        await self.publisher.publish()
+        for name in tuple(self.runners):
+            self.begin(name)
+        self._keep("certificates", self.certificates.renew_for_ever())
+        self._keep("logs", self._bound_logs())
+        self._keep("rejections", self._watch_rejections())
+        if gateway is not None:
+            self._keep("gateway-release", self._release_gateway())
+
+    def add_replica(self, service: Service, index: int) -> Runner:
+        """Place a replica and prepare its files; `begin` starts it once its configuration is published."""
+        replica = self._placer.place_replica(service, index)
+        self.certificates.issue(replica.name, service.identity)
+        self.board.put(replica)
+        workload = Workload(
+            name=replica.name,
+            order=REPLICA_ORDER,
+            drain_ms_max=DRAIN_MS_MAX,
+            grace_ms=DRAIN_GRACE_S * 1000 + GRACE_MARGIN_MS,
+        )
+        return self._add_runner(workload, self._replica_body(service, replica))
+
+    def begin(self, name: str) -> None:
+        """Start a workload; it runs until it is retired."""
+        self._keep(name, self.runners[name].run())
+
+    def renew_runner(self, name: str) -> Runner:
+        """Give a workload that is gone a new life at the same addresses."""
+        old = self.runners[name]
+        assert old.workload.stage is Stage.GONE, name
+        fresh = Workload(
+            name=name,
+            order=old.workload.order,
+            drain_ms_max=old.workload.drain_ms_max,
+            grace_ms=old.workload.grace_ms,
+        )
+        return self._add_runner(fresh, old.body)
+
+    async def remove_replica(self, name: str) -> None:
+        """Forget a replica that is gone: its configuration, certificate and ports."""
+        assert self.runners[name].workload.stage is Stage.GONE, name
+        del self.runners[name]
+        self._tasks.pop(name, None)
+        self._placer.release(self.board.remove(name))
+        self.certificates.forget(name)
+        await self.publisher.publish_or_retry()
+        await self.publisher.forget(name)
+        self.changes.notify()
+
+    async def until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait for something about the workloads to become true; false when it did not in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not condition():
+                    self._raise_failure()
+                    await self.changes.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """Stop everything in good order: the gateway first, then all replicas at once."""
+        self.is_stopping = True
+        self.journal.tell("stopping", "the gateway drains, then the services")
+        for task in ("gateway-release", "certificates", "rejections"):
+            self._drop(task)
+        await self._retire_all([name for name in self.runners if name == GATEWAY])
+        await self._retire_all([name for name in self.runners if name != GATEWAY])
+        self._drop("logs")
+
+    def kill(self) -> None:
+        """End every process at once."""
+        self.is_stopping = True
+        for name in tuple(self._tasks):
+            self._drop(name)
+        self._record.kill_all()
+
+    def admins(self) -> dict[str, Path]:
+        """Give the admin socket of every workload whose Envoy is ready."""
+        return {
+            name: runner.body.admin
+            for name, runner in self.runners.items()
+            if runner.workload.sidecar.phase is Phase.READY
+        }
+
+    def complain(self, name: str) -> str:
+        """Say what is wrong with a workload that should be ready, with its last log lines."""
+        runner = self.runners[name]
+        for part in runner.workload.order:
+            process = runner.workload.process(part)
+            if process.phase is not Phase.READY:
+                lines = "\n".join(f"    | {line}" for line in runner.log_tail(part))
+                died = f", died {process.restarts} times" if process.restarts else ""
+                return f"{name}: its {part.value} is {process.phase.value}{died}; last lines of its log:\n{lines}"
+        return f"{name}: not in rotation"
+
+    async def _retire_all(self, names: list[str]) -> None:
+        for name in names:
+            self.runners[name].retire(leave_ms=0)
+        tasks = [self._tasks[name] for name in names if name in self._tasks]
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _replica_body(self, service: Service, replica: ReplicaPlacement) -> Body:
+        setup = self.setup
+        return ReplicaBody(
+            replica=replica,
+            service=service,
+            around=setup.around,
+            secret_files=materialize_secrets(service, setup.paths, setup.around.manifest_directory),
+            envoy=setup.envoy,
+            board=self.board,
+            publisher=self.publisher,
+        )
+
+    def _add_gateway(self, gateway: Gateway) -> None:
+        placement = self._placer.place_gateway(gateway)
+        self.board.gateway = placement
+        self.certificates.issue(GATEWAY, gateway.identity)
+        write_introspection(self.mesh, gateway, self.setup.paths)
+        body = GatewayBody(gateway=gateway, placement=placement, around=self.setup.around, envoy=self.setup.envoy)
+        workload = Workload(
+            name=GATEWAY,
+            order=GATEWAY_ORDER,
+            drain_ms_max=GATEWAY_DRAIN_MS_MAX,
+            grace_ms=INTROSPECTION_GRACE_MS,
+            is_held=True,
+        )
+        self._add_runner(workload, body)
+
+    def _add_runner(self, workload: Workload, body: Body) -> Runner:
+        runner = Runner(workload, body, journal=self.journal, record=self._record, changes=self.changes)
+        self.runners[workload.name] = runner
+        return runner
+
+    async def _release_gateway(self) -> None:
+        """Open the gateway when every replica is ready, or known not to become so."""
+        while not self._are_settled():
+            await self.changes.wait()
+        self.runners[GATEWAY].release()
+        while not self.is_ready:
+            await self.changes.wait()
+        url = self.mesh.gateway.public_url if self.mesh.gateway is not None else ""
+        self.journal.tell("ready", f"all replicas are ready; the gateway listens at {url}")
+
+    def _are_settled(self) -> bool:
+        workloads = [runner.workload for name, runner in self.runners.items() if name != GATEWAY]
+        return all(workload.in_rotation or workload.is_crash_looping for workload in workloads)
+
+    async def _bound_logs(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_INTERVAL_S)
+            for path in self.setup.paths.logs.glob("*.log"):
+                await asyncio.to_thread(rotate, path)
+
+    async def _watch_rejections(self) -> None:
+        """After each publication, ask every Envoy once whether it took the files."""
+        seen = 0
+        while True:
+            await asyncio.sleep(CONFIRM_AFTER_S)
+            if self.publisher.count != seen:
+                seen = self.publisher.count
+                await self._rejections.look(self.admins())
+
+    def _keep(self, name: str, work: Coroutine[None, None, None]) -> None:
+        """Run a task for as long as the supervisor lives; when it fails, so does the supervisor."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._task_ended)
+        self._tasks[name] = task
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None and self.failure is None:
+            self.failure = error
+        self.changes.notify()
+
+    def _drop(self, name: str) -> None:
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+
+    def _raise_failure(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+
+def manifest_digest(manifest: Path) -> str:
+    """Identify the manifest's content; empty when it is gone."""
+    try:
+        return hashlib.sha256(manifest.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""

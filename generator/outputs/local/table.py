@@ -1,0 +1,78 @@
+"""The live table of `nipmesh up` on a terminal, and the plain one of `nipmesh status`."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from generator.outputs.local.events import Happening
+from generator.outputs.local.status import status_document
+from generator.outputs.local.supervisor import Supervisor
+
+REFRESH_S = 0.5
+COLORS = {"ready": "green", "starting": "yellow", "waiting": "red", "unready": "red", "stopped": "dim"}
+QUIET = frozenset({"published", "certificate"})
+"""Kinds that happen all the time and are in the table anyway."""
+
+
+class LiveTable:
+    """Shows what happens above a table of what is."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+
+    def listen(self, happening: Happening) -> None:
+        """Print one happening above the table."""
+        if happening.kind not in QUIET:
+            self._console.print(Text(happening.line()))
+
+    async def show(self, supervisor: Supervisor) -> None:
+        """Refresh the table until cancelled."""
+        with self._live:
+            while True:
+                self._live.update(status_table(status_document(supervisor)), refresh=True)
+                await asyncio.sleep(REFRESH_S)
+
+
+def status_table(document: dict[str, Any]) -> Table:
+    """Lay a status document out as a table."""
+    gateway = document["gateway"]
+    where = f" · gateway {gateway['url']} · Ctrl-C stops" if gateway else ""
+    table = Table(title=f"{document['mesh']}: {document['state']}{where}", title_justify="left", expand=False)
+    for column in ("workload", "app", "pid", "sidecar", "pid", "traffic", "restarts", "certificate"):
+        table.add_column(column)
+    for service in document["services"].values():
+        for replica in service["replicas"]:
+            table.add_row(*_row(replica["name"], replica, is_in=replica["in_rotation"]))
+    if gateway:
+        table.add_row(*_row("gateway", gateway, is_in=gateway["state"] == "ready"))
+    return table
+
+
+def _row(name: str, entry: dict[str, Any], *, is_in: bool) -> tuple[Text, ...]:
+    return (
+        Text(name),
+        Text(entry["app"], style=COLORS.get(entry["app"], "")),
+        Text(str(entry["pid"] or "-")),
+        Text(entry["sidecar"], style=COLORS.get(entry["sidecar"], "")),
+        Text(str(entry["sidecar_pid"] or "-")),
+        Text("in", style="green") if is_in else Text("out", style="red"),
+        Text(str(entry["restarts"] + entry["sidecar_restarts"])),
+        Text(_remaining(entry["certificate_expiry"])),
+    )
+
+
+def _remaining(expiry: str | None) -> str:
+    """Say how long a certificate is still good, e.g. `52 min`."""
+    if expiry is None:
+        return "-"
+    left = dt.datetime.fromisoformat(expiry) - dt.datetime.now(dt.UTC)
+    seconds = max(0, int(left.total_seconds()))
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"

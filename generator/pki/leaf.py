@@ -1,0 +1,73 @@
+"""Leaf certificates: one SPIFFE id per workload, P-256, valid for an hour or so (SPIFFE X.509-SVID, section 2)."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from generator.pki.authority import BACKDATE, LEAF_LIFETIME_MAX, Authority, key_usage, private_key_pem
+from generator.pki.private import PrivateBytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """What one workload shows to its peers and what it believes of theirs."""
+
+    certificate_pem: bytes
+    private_key_pem: PrivateBytes
+    authorities_pem: bytes
+    issued: dt.datetime
+    expires: dt.datetime
+
+    @property
+    def renew(self) -> dt.datetime:
+        """When the next one is due: half of the lifetime leaves as much again for trouble."""
+        return self.issued + (self.expires - self.issued) / 2
+
+
+def issue_leaf(authority: Authority, *, identity: str, lifetime: dt.timedelta, now: dt.datetime) -> Leaf:
+    """Sign a fresh key for `identity` (a SPIFFE id of the authority's trust domain), slightly backdated."""
+    assert identity.startswith(f"spiffe://{authority.trust_domain}/"), identity
+    assert lifetime <= LEAF_LIFETIME_MAX, lifetime
+    signer = authority.signer(now, leaf_lifetime=lifetime)
+    expires = min(now + lifetime, signer.certificate.not_valid_after_utc)
+    private_key = ec.generate_private_key(ec.SECP256R1())
+    builder = _described(private_key, identity, signer.certificate)
+    certificate = (
+        builder.not_valid_before(now - BACKDATE).not_valid_after(expires).sign(signer.private_key, hashes.SHA256())
+    )
+    return Leaf(
+        certificate_pem=certificate.public_bytes(serialization.Encoding.PEM),
+        private_key_pem=private_key_pem(private_key),
+        authorities_pem=authority.bundle_pem,
+        issued=now,
+        expires=certificate.not_valid_after_utc,
+    )
+
+
+def _described(
+    private_key: ec.EllipticCurvePrivateKey, identity: str, issuer: x509.Certificate
+) -> x509.CertificateBuilder:
+    """Names, usages and key identifiers of a leaf; both TLS roles, because a sidecar calls and is called."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.rsplit("/", 1)[-1][:64])])
+    issuer_identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return (
+        x509.CertificateBuilder(subject_name=name, issuer_name=issuer.subject)
+        .public_key(private_key.public_key())
+        .serial_number(x509.random_serial_number())
+        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(key_usage(signs_certificates=False), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+        )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(private_key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_identifier), critical=False
+        )
+    )

@@ -1,0 +1,252 @@
+"""The errors of a service, and how they travel: google.rpc.Status with ErrorInfo, RetryInfo, BadRequest, PreconditionFailure.
+
+The tree (all that a servicer raises; everything else becomes INTERNAL at the border)::
+
+    Exception
+    └── ServiceError            reason, code, message, metadata, details
+        ├── InvalidRequest      REQUEST_INVALID, with the violations of its fields
+        └── (no further: the reason tells the kinds apart, on both ends of the wire)
+
+The reasons are the names of nipmesh.common.v1.ErrorReason without their prefix; a test compares both, codes included.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+
+DOMAIN: Final = "nipmesh"
+"""`ErrorInfo.domain` of every error of this mesh."""
+STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
+"""Trailing metadata that carries google.rpc.Status."""
+MESSAGE_CHARACTERS_MAX: Final = 1_000
+"""Longest error text: texts become HTTP/2 headers, whose lists are limited to 8 KiB by default."""
+VIOLATIONS_MAX: Final = 50
+"""Most violations reported at once: the details become a header, see above."""
+
+
+class Reason(enum.StrEnum):
+    """Why a call failed: nipmesh.common.v1.ErrorReason without the prefix."""
+
+    REQUEST_INVALID = "REQUEST_INVALID"
+    REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
+    REQUEST_IN_PROGRESS = "REQUEST_IN_PROGRESS"
+    PAGE_TOKEN_INVALID = "PAGE_TOKEN_INVALID"  # noqa: S105  # the name of an error
+    NOT_AUTHENTICATED = "NOT_AUTHENTICATED"
+    TOKEN_INVALID = "TOKEN_INVALID"  # noqa: S105  # the name of an error
+    AUTHORIZATION_INVALID = "AUTHORIZATION_INVALID"
+    LOGIN_REPLAYED = "LOGIN_REPLAYED"
+    OPERATOR_REQUIRED = "OPERATOR_REQUIRED"
+    CALLER_NOT_ALLOWED = "CALLER_NOT_ALLOWED"
+    KEY_NOT_FOUND = "KEY_NOT_FOUND"
+    KEY_INVALID = "KEY_INVALID"
+    KEY_ALREADY_EXISTS = "KEY_ALREADY_EXISTS"
+    KEY_NOT_ACTIVE = "KEY_NOT_ACTIVE"
+    EVENT_INVALID = "EVENT_INVALID"
+    INVOICE_NOT_FOUND = "INVOICE_NOT_FOUND"
+    INVOICE_ALREADY_SETTLED = "INVOICE_ALREADY_SETTLED"
+    INVOICE_ALREADY_CANCELED = "INVOICE_ALREADY_CANCELED"
+    INVOICE_EXPIRED = "INVOICE_EXPIRED"
+    INVOICE_LOCKED = "INVOICE_LOCKED"
+    INVOICE_NOT_LOCKED = "INVOICE_NOT_LOCKED"
+    INVOICE_AMOUNT_MISMATCH = "INVOICE_AMOUNT_MISMATCH"
+    PAYMENT_REQUEST_INVALID = "PAYMENT_REQUEST_INVALID"
+    PAYMENT_NOT_FOUND = "PAYMENT_NOT_FOUND"
+    PAYMENT_IN_FLIGHT = "PAYMENT_IN_FLIGHT"
+    PAYMENT_ALREADY_PAID = "PAYMENT_ALREADY_PAID"
+    PAYMENT_NOT_SUCCEEDED = "PAYMENT_NOT_SUCCEEDED"
+    PAYMENT_AMOUNT_REQUIRED = "PAYMENT_AMOUNT_REQUIRED"
+    PAYMENT_AMOUNT_NOT_ALLOWED = "PAYMENT_AMOUNT_NOT_ALLOWED"
+    INSUFFICIENT_BALANCE = "INSUFFICIENT_BALANCE"
+    REFUND_EXCEEDS_PAYMENT = "REFUND_EXCEEDS_PAYMENT"
+    REFUND_NOT_ALLOWED = "REFUND_NOT_ALLOWED"
+    ACCOUNT_NOT_FOUND = "ACCOUNT_NOT_FOUND"
+    ACCOUNT_FROZEN = "ACCOUNT_FROZEN"
+    BALANCE_LIMIT_EXCEEDED = "BALANCE_LIMIT_EXCEEDED"
+    TRANSFER_NOT_FOUND = "TRANSFER_NOT_FOUND"
+    RESUME_POINT_EXPIRED = "RESUME_POINT_EXPIRED"
+    SERVICE_DRAINING = "SERVICE_DRAINING"
+    OVERLOADED = "OVERLOADED"
+    BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    INTERNAL = "INTERNAL"
+
+
+_Code = grpc.StatusCode
+_CODES_OTHER_THAN_PRECONDITION: Final[Mapping[grpc.StatusCode, str]] = {
+    _Code.INVALID_ARGUMENT: (
+        "REQUEST_INVALID REQUEST_ID_REUSED PAGE_TOKEN_INVALID KEY_INVALID EVENT_INVALID INVOICE_AMOUNT_MISMATCH"
+        " PAYMENT_REQUEST_INVALID PAYMENT_AMOUNT_REQUIRED PAYMENT_AMOUNT_NOT_ALLOWED"
+    ),
+    _Code.ABORTED: "REQUEST_IN_PROGRESS",
+    _Code.UNAUTHENTICATED: "NOT_AUTHENTICATED TOKEN_INVALID AUTHORIZATION_INVALID LOGIN_REPLAYED",
+    _Code.PERMISSION_DENIED: "OPERATOR_REQUIRED CALLER_NOT_ALLOWED REFUND_NOT_ALLOWED",
+    _Code.NOT_FOUND: "KEY_NOT_FOUND INVOICE_NOT_FOUND PAYMENT_NOT_FOUND ACCOUNT_NOT_FOUND TRANSFER_NOT_FOUND",
+    _Code.ALREADY_EXISTS: "KEY_ALREADY_EXISTS PAYMENT_IN_FLIGHT PAYMENT_ALREADY_PAID",
+    _Code.OUT_OF_RANGE: "RESUME_POINT_EXPIRED",
+    _Code.UNAVAILABLE: "SERVICE_DRAINING OVERLOADED BACKEND_UNAVAILABLE",
+    _Code.DEADLINE_EXCEEDED: "DEADLINE_EXCEEDED",
+    _Code.INTERNAL: "INTERNAL",
+}
+_NAMED: Final = {Reason(name): code for code, names in _CODES_OTHER_THAN_PRECONDITION.items() for name in names.split()}
+
+CODE_OF: Final[Mapping[Reason, grpc.StatusCode]] = {
+    reason: _NAMED.get(reason, _Code.FAILED_PRECONDITION) for reason in Reason
+}
+"""The gRPC status code of each reason; what is not listed above is FAILED_PRECONDITION."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldViolation:
+    """What is wrong with one field of a request; `field` is its path, for example `items[2].name`."""
+
+    field: str
+    description: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreconditionViolation:
+    """A state that stands in the way: `kind` (UPPER_SNAKE), `subject` (an id), `description`."""
+
+    kind: str
+    subject: str
+    description: str
+
+
+class ServiceError(Exception):
+    """An error that the caller is meant to see. Raise it anywhere below a servicer; the border renders it.
+
+    `code` follows from the reason unless given. `metadata` goes into ErrorInfo (small strings, never a secret).
+    `retry_delay_ms` becomes RetryInfo, violations BadRequest and PreconditionFailure.
+    """
+
+    def __init__(
+        self,
+        reason: Reason | str,
+        message: str,
+        *,
+        code: grpc.StatusCode | None = None,
+        metadata: Mapping[str, str] | None = None,
+        retry_delay_ms: int | None = None,
+        fields: Iterable[FieldViolation] = (),
+        preconditions: Iterable[PreconditionViolation] = (),
+    ) -> None:
+        """Raise ValueError when `reason` is none of nipmesh.common.v1.ErrorReason."""
+        self.reason = Reason(reason)
+        super().__init__(f"{self.reason}: {message}")
+        self.message = message[:MESSAGE_CHARACTERS_MAX]
+        self.code = code or CODE_OF[self.reason]
+        self.metadata = dict(metadata or {})
+        self.retry_delay_ms = retry_delay_ms
+        self.fields = tuple(fields)[:VIOLATIONS_MAX]
+        self.preconditions = tuple(preconditions)[:VIOLATIONS_MAX]
+
+
+class InvalidRequest(ServiceError):  # noqa: N818  # reads as what it is where it is raised
+    """REQUEST_INVALID: `InvalidRequest(FieldViolation(field="amount_msat", description="must be positive"))`."""
+
+    def __init__(self, *fields: FieldViolation, message: str = "") -> None:
+        """Without a message, the text names the first violation."""
+        text = message or "; ".join(f"{one.field}: {one.description}" for one in fields[:3]) or "invalid request"
+        super().__init__(Reason.REQUEST_INVALID, text, fields=fields)
+
+
+def not_found(reason: Reason | str, subject: str) -> ServiceError:
+    """NOT_FOUND for `subject` (say "invoice"): the same text whether it is someone else's or nobody's."""
+    return ServiceError(reason, f"no such {subject}")
+
+
+def precondition_failed(reason: Reason | str, message: str, *, subject: str) -> ServiceError:
+    """FAILED_PRECONDITION with a PreconditionFailure that names `subject` (an id)."""
+    violation = PreconditionViolation(kind=str(reason), subject=subject, description=message)
+    return ServiceError(reason, message, preconditions=(violation,))
+
+
+def unavailable(message: str, *, reason: Reason = Reason.BACKEND_UNAVAILABLE, retry_delay_ms: int = 200) -> ServiceError:
+    """UNAVAILABLE with RetryInfo."""
+    return ServiceError(reason, message, retry_delay_ms=retry_delay_ms)
+
+
+def status_of(error: ServiceError) -> status_pb2.Status:
+    """The google.rpc.Status of an error: ErrorInfo always, the other details when there are any."""
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    details: list[Message] = [info]
+    if error.retry_delay_ms is not None:
+        delay = Duration()
+        delay.FromMilliseconds(error.retry_delay_ms)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if error.fields:
+        details.append(_bad_request(error.fields))
+    if error.preconditions:
+        details.append(_precondition_failure(error.preconditions))
+    return status_pb2.Status(code=error.code.value[0], message=error.message, details=[_packed(each) for each in details])
+
+
+def _packed(message: Message) -> AnyMessage:
+    """The message as google.protobuf.Any."""
+    packed = AnyMessage()
+    packed.Pack(message)
+    return packed
+
+
+def _bad_request(fields: Iterable[FieldViolation]) -> error_details_pb2.BadRequest:
+    """BadRequest with one violation per field."""
+    violation = error_details_pb2.BadRequest.FieldViolation
+    return error_details_pb2.BadRequest(
+        field_violations=[
+            violation(field=one.field, description=one.description, reason=one.reason.upper().replace(".", "_"))
+            for one in fields
+        ]
+    )
+
+
+def _precondition_failure(violations: Iterable[PreconditionViolation]) -> error_details_pb2.PreconditionFailure:
+    """PreconditionFailure with one violation each."""
+    violation = error_details_pb2.PreconditionFailure.Violation
+    return error_details_pb2.PreconditionFailure(
+        violations=[violation(type=one.kind, subject=one.subject, description=one.description) for one in violations]
+    )
+
+
+def rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
+    """The google.rpc.Status that a failed call carries, or None when it has none that can be read."""
+    trailing = error.trailing_metadata() if isinstance(error, grpc.aio.AioRpcError | grpc.Call) else None
+    for key, value in trailing or ():
+        if key == STATUS_DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                return None
+    return None
+
+
+def reason_of(error: grpc.RpcError) -> str | None:
+    """The reason of a failed call of this mesh ("INVOICE_NOT_FOUND"); None when it carries no ErrorInfo of our domain.
+
+    A sidecar's own answers (nobody there, refused, timed out) have none: decide by code then.
+    """
+    status = rich_status(error)
+    for detail in status.details if status else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Is(info.DESCRIPTOR) and detail.Unpack(info) and info.domain == DOMAIN:
+            return info.reason
+    return None
+
+
+def retry_delay_ms_of(error: grpc.RpcError) -> int | None:
+    """RetryInfo's delay of a failed call in ms, or None."""
+    status = rich_status(error)
+    for detail in status.details if status else ():
+        info = error_details_pb2.RetryInfo()
+        if detail.Is(info.DESCRIPTOR) and detail.Unpack(info):
+            return int(info.retry_delay.ToMilliseconds())
+    return None

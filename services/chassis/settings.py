@@ -1,0 +1,110 @@
+"""What a service is told by its environment: typed, checked at start, each variable documented.
+
+Every variable is `NIPMESH_` plus the field's name in capitals. A service subclasses ChassisSettings for its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal, Self, TypeVar
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.chassis.caller import Identities
+
+DRAIN_GRACE_S_MAX = 3_600.0
+"""An hour: whoever waits longer for calls to end has another problem."""
+SOCKET_PATH_BYTES_MAX = 107
+"""sun_path of Linux, without its final zero byte."""
+
+
+class ChassisSettings(BaseSettings):
+    """The environment of a service. Unknown NIPMESH_ variables are left to others; a wrong value stops the start."""
+
+    model_config = SettingsConfigDict(env_prefix="NIPMESH_", extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    mesh: str = Field(default="nip", description="Name of the mesh.")
+    service: str = Field(default="", description="Name of this service in the manifest, for example payment.")
+    replica: int = Field(default=0, ge=0, le=9_999, description="Number of this replica, from 0.")
+    trust_domain: str = Field(default="nip.mesh", description="SPIFFE trust domain of the mesh.")
+    listen: str = Field(
+        default="127.0.0.1:50051",
+        description="Where to serve gRPC: unix:/path (in a 0700 directory, made if missing) or address:port.",
+    )
+    metrics_listen: str = Field(
+        default="", description="Where to serve GET /metrics (Prometheus): unix:/path or 127.0.0.1:port; empty: not at all."
+    )
+    egress: str = Field(
+        default="", description="Target of all outgoing gRPC calls: the sidecar's socket, unix:/path or address:port."
+    )
+    authority: str = Field(default="", description="HTTP/2 authority on the egress channel; empty: the mesh's name.")
+    data_directory: Path = Field(
+        default=Path(".nipmesh/data"), description="Folder of durable state, 0700, shared by the replicas on this host."
+    )
+    gateway_identity: str = Field(
+        default="", description="SPIFFE id of the gateway; empty: spiffe://<trust domain>/gateway. Only it brings user claims."
+    )
+    gateway_url: str = Field(default="http://127.0.0.1:8080", description="Public URL of the gateway, no slash at the end.")
+    claim_headers: str = Field(
+        default="sub=x-nipmesh-subject,role=x-nipmesh-role",
+        description="Which header carries which claim of the token, from the gateway.",
+    )
+    reflection: bool = Field(default=True, description="Whether gRPC reflection is served.")
+    drain_grace: float = Field(
+        default=10.0, ge=0.0, le=DRAIN_GRACE_S_MAX, description="Seconds that running calls get after SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is logged.")
+
+    @field_validator("listen", "metrics_listen", "egress")
+    @classmethod
+    def _socket_path_fits(cls, target: str) -> str:
+        """Refuse a socket path that the kernel would."""
+        path = target.removeprefix("unix:")
+        if target.startswith("unix:") and len(path.encode()) > SOCKET_PATH_BYTES_MAX:
+            raise ValueError(f"the socket path is longer than {SOCKET_PATH_BYTES_MAX} bytes; choose a shorter folder")
+        return target
+
+    @field_validator("claim_headers")
+    @classmethod
+    def _claims_are_pairs(cls, value: str) -> str:
+        """Refuse what is no list of claim=header."""
+        if any(len(pair.split("=")) != 2 or not all(pair.split("=")) for pair in value.split(",")):
+            raise ValueError("write claim=header,claim=header")
+        return value
+
+    @property
+    def identities(self) -> Identities:
+        """How callers are recognised in this mesh."""
+        claims = dict(pair.strip().split("=") for pair in self.claim_headers.split(","))
+        return Identities(
+            trust_domain=self.trust_domain,
+            gateway=self.gateway_identity or f"spiffe://{self.trust_domain}/gateway",
+            subject_header=claims.get("sub", "x-nipmesh-subject").lower(),
+            role_header=claims.get("role", "x-nipmesh-role").lower(),
+        )
+
+    @property
+    def spiffe_id(self) -> str:
+        """This service's own SPIFFE id."""
+        return f"spiffe://{self.trust_domain}/service/{self.service}"
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment, or say on stderr what is wrong with which variable and exit with 2."""
+        return load_settings(cls)
+
+
+SettingsT = TypeVar("SettingsT", bound=ChassisSettings)
+
+
+def load_settings(kind: type[SettingsT]) -> SettingsT:
+    """Read the environment; on a mistake print one line per variable to stderr and exit with 2. Values are never printed."""
+    try:
+        return kind()
+    except ValidationError as error:
+        for problem in error.errors(include_input=False, include_url=False):
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            sys.stderr.write(f"error: NIPMESH_{name}: {problem['msg']}\n")
+        raise SystemExit(2) from error

@@ -1,0 +1,126 @@
+"""Rows of payments. Every function runs inside the caller's transaction or on a reading connection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import apsw
+
+from services.payment.domain.model import Failure, Payment, PaymentState, Reason, Refused
+
+COLUMNS = tuple(field.name for field in fields(Payment))
+SELECT = f"SELECT {', '.join(COLUMNS)} FROM payment"  # noqa: S608 - built from constants
+INSERT = (
+    f"INSERT INTO payment ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+    " ON CONFLICT (payment_hash) WHERE state IN (2, 3, 4, 6) DO NOTHING"
+)
+CHANGING = (
+    "state",
+    "fee_msat",
+    "fee_limit_msat",
+    "internal",
+    "simulated",
+    "payee_account_id",
+    "preimage",
+    "failure",
+    "refunded_msat",
+    "receipt_json",
+    "update_time_ms",
+    "settle_time_ms",
+    "sequence",
+)
+UPDATE = f"UPDATE payment SET {', '.join(f'{name} = ?' for name in CHANGING)} WHERE payment_id = ?"  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentFilter:
+    """Which payments a page holds. Empty and None mean: not asked. `account_ids` is never empty."""
+
+    account_ids: tuple[str, ...]
+    states: tuple[int, ...] = ()
+    create_time_from_ms: int | None = None
+    create_time_until_ms: int | None = None
+    oldest_first: bool = False
+
+
+def payment_of_row(row: Sequence[Any]) -> Payment:
+    """One row of COLUMNS."""
+    values = dict(zip(COLUMNS, row, strict=True))
+    values["state"] = PaymentState(values["state"])
+    values["failure"] = Failure(values["failure"])
+    values["internal"] = bool(values["internal"])
+    values["simulated"] = bool(values["simulated"])
+    return Payment(**values)
+
+
+def insert_payment(connection: apsw.Connection, payment: Payment) -> None:
+    """Add a payment. Raises Refused PAYMENT_IN_FLIGHT or PAYMENT_ALREADY_PAID when its invoice has one that counts."""
+    connection.execute(INSERT, tuple(_plain(getattr(payment, name)) for name in COLUMNS))
+    if connection.changes() == 1:
+        return
+    row = connection.execute(
+        "SELECT state FROM payment WHERE payment_hash = ? AND state IN (2, 3, 4, 6)", (payment.payment_hash,)
+    ).fetchone()
+    assert row is not None
+    if row[0] in (PaymentState.RESERVED, PaymentState.IN_FLIGHT):
+        raise Refused(Reason.PAYMENT_IN_FLIGHT, "a payment of this invoice is under way")
+    raise Refused(Reason.PAYMENT_ALREADY_PAID, "this invoice was paid before")
+
+
+def update_payment(connection: apsw.Connection, payment: Payment) -> None:
+    """Write the columns that a payment's life changes."""
+    connection.execute(UPDATE, (*(_plain(getattr(payment, name)) for name in CHANGING), payment.payment_id))
+    assert connection.changes() == 1
+
+
+def _plain(value: object) -> str | int:
+    if isinstance(value, int):
+        return int(value)
+    assert isinstance(value, str)
+    return value
+
+
+def find_payment(connection: apsw.Connection, payment_id: str) -> Payment | None:
+    """By its id."""
+    row = connection.execute(f"{SELECT} WHERE payment_id = ?", (payment_id,)).fetchone()
+    return payment_of_row(row) if row else None
+
+
+def find_payments_by_hash(connection: apsw.Connection, payment_hash: str, limit: int) -> tuple[Payment, ...]:
+    """The newest payments for one invoice, newest first."""
+    rows = connection.execute(f"{SELECT} WHERE payment_hash = ? ORDER BY number DESC LIMIT ?", (payment_hash, limit))
+    return tuple(payment_of_row(row) for row in rows)
+
+
+def find_payment_by_request(connection: apsw.Connection, scope: str, request_id: str) -> Payment | None:
+    """The newest payment that this caller asked for with this id."""
+    sql = f"{SELECT} WHERE scope = ? AND request_id = ? ORDER BY number DESC LIMIT 1"
+    row = connection.execute(sql, (scope, request_id)).fetchone()
+    return payment_of_row(row) if row else None
+
+
+def list_payments(
+    connection: apsw.Connection, wanted: PaymentFilter, after: int | None, limit: int
+) -> tuple[tuple[int, Payment], ...]:
+    """One page of (row number, payment), by row number; `after` is the last number of the page before."""
+    assert wanted.account_ids
+    parts = [f"account_id IN ({', '.join('?' * len(wanted.account_ids))})"]
+    values: list[str | int] = list(wanted.account_ids)
+    if wanted.states:
+        parts.append(f"state IN ({', '.join('?' * len(wanted.states))})")
+        values.extend(wanted.states)
+    bounds = (
+        ("create_time_ms >= ?", wanted.create_time_from_ms),
+        ("create_time_ms < ?", wanted.create_time_until_ms),
+        ("number > ?" if wanted.oldest_first else "number < ?", after),
+    )
+    for part, value in bounds:
+        if value is not None:
+            parts.append(part)
+            values.append(value)
+    order = "ASC" if wanted.oldest_first else "DESC"
+    sql = f"SELECT number, {', '.join(COLUMNS)} FROM payment WHERE {' AND '.join(parts)} ORDER BY number {order} LIMIT ?"  # noqa: S608
+    rows = connection.execute(sql, (*values, limit))
+    return tuple((row[0], payment_of_row(row[1:])) for row in rows)
