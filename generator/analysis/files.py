@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 
@@ -12,13 +13,17 @@ from generator.manifest.values import Entry, Located
 RESERVED_PREFIX = "NIPMESH_"
 RESERVED_VARIABLES = frozenset({"PORT", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME"})
 """Set by nipmesh for every process."""
+ENVIRONMENT_FILE_BYTES_MAX = 1024 * 1024
+"""Linux passes at most about 2 MiB of arguments and environment to a process."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def check_services_files(manifest: Manifest, base: Path, reporter: Reporter) -> None:
     """Files exist and secrets are private; variables are free and set once."""
     for entry in manifest.services:
         where = f"services.{entry.key.value}"
-        check_file(entry.value.env_file, base, f"{where}.env_file", reporter)
+        if check_file(entry.value.env_file, base, f"{where}.env_file", reporter):
+            _check_environment_file(entry.value.env_file, base, f"{where}.env_file", reporter)
         _check_folder(entry.value.cwd, base, f"{where}.cwd", reporter)
         for secret in entry.value.secrets:
             if isinstance(secret.value, Located):
@@ -51,6 +56,42 @@ def check_file(
     return True
 
 
+def _check_environment_file(written: Located[str] | None, base: Path, where: str, reporter: Reporter) -> None:
+    if written is None:
+        return
+    problem = environment_file_problem(base / written.value)
+    if problem is not None:
+        message = f"{where}: {quoted(written.value)} cannot be used"
+        reporter.report("NM605", written.position, message, cause=problem, fix="write NAME=value lines and # comments")
+
+
+def environment_file_problem(path: Path) -> str | None:
+    """Say what is wrong with a file of NAME=value lines, without showing one: they may hold secrets."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(ENVIRONMENT_FILE_BYTES_MAX + 1)
+        lines = raw.decode("utf-8").splitlines()
+    except OSError as error:
+        return f"reading it failed: {error.strerror}"
+    except UnicodeDecodeError:
+        return "it is not UTF-8 text"
+    if len(raw) > ENVIRONMENT_FILE_BYTES_MAX:
+        return f"it is larger than {ENVIRONMENT_FILE_BYTES_MAX} bytes"
+    for number, line in enumerate(lines, start=1):
+        text = line.strip().removeprefix("export ")
+        name, separator, _ = text.partition("=")
+        if text and not text.startswith("#") and not (separator and _VARIABLE.fullmatch(name.strip())):
+            return f"line {number} is not NAME=value"
+        if "\0" in text or is_reserved(name.strip()):
+            return f"line {number} sets a variable that nipmesh sets itself, or holds a zero byte"
+    return None
+
+
+def is_reserved(variable: str) -> bool:
+    """Whether nipmesh sets this variable for every process."""
+    return variable.startswith(RESERVED_PREFIX) or variable in RESERVED_VARIABLES
+
+
 def _check_folder(written: Located[str] | None, base: Path, where: str, reporter: Reporter) -> None:
     if written is None or (base / written.value).is_dir():
         return
@@ -63,7 +104,7 @@ def _check_variables(entry: Entry[ServiceEntry], reporter: Reporter) -> None:
     seen: dict[str, int] = {}
     keys = [variable.key for variable in entry.value.env] + [secret.key for secret in entry.value.secrets]
     for key in keys:
-        if key.value.startswith(RESERVED_PREFIX) or key.value in RESERVED_VARIABLES:
+        if is_reserved(key.value):
             cause = "nipmesh sets it for every process"
             fix = "choose another name"
             reporter.report("NM603", key.position, f"{quoted(key.value)} is reserved", cause=cause, fix=fix)

@@ -15,7 +15,6 @@ from generator.model.mesh import GATEWAY
 from generator.model.overrides import Overrides
 from generator.model.resolve import parse_listen
 
-PORT_MAX = 65_535
 LOOPBACK = "127.0.0.1"
 CERTIFICATE_LIFETIME_MS_USUAL = 24 * defaults.HOUR_MS
 """Longer-lived certificates call for revocation, which the mesh does not have."""
@@ -76,13 +75,14 @@ def check_listens(manifest: Manifest, overrides: Overrides, reporter: Reporter) 
     for entry in manifest.services:
         if entry.value.listen is None:
             continue
-        for port in _application_ports(entry, overrides, reporter):
-            owner = taken.setdefault(port, f"`{entry.key.value}`")
-            if owner != f"`{entry.key.value}`":
-                cause = f"{owner} listens on port {port} too; replica i of a service takes its port plus i"
-                position = entry.value.listen.position
-                reporter.report("NM312", position, f"port {port} twice", cause=cause, fix="choose another port")
-                break
+        port = _application_port(entry, reporter)
+        if port is None:
+            continue
+        owner = taken.setdefault(port, f"`{entry.key.value}`")
+        if owner != f"`{entry.key.value}`":
+            position = entry.value.listen.position
+            cause = f"{owner} listens on port {port} too"
+            reporter.report("NM312", position, f"port {port} twice", cause=cause, fix="choose another port")
     telemetry = manifest.telemetry
     if telemetry is not None and telemetry.otlp is not None:
         checked_listen(telemetry.otlp.value, telemetry.otlp.position, "telemetry.otlp", reporter)
@@ -112,29 +112,23 @@ def _gateway_ports(manifest: Manifest, overrides: Overrides, reporter: Reporter)
         yield found[1], "the gateway"
 
 
-def _application_ports(entry: Entry[ServiceEntry], overrides: Overrides, reporter: Reporter) -> range:
+def _application_port(entry: Entry[ServiceEntry], reporter: Reporter) -> int | None:
     name, listen = entry.key.value, entry.value.listen
     assert listen is not None
     found = checked_listen(listen.value, listen.position, f"services.{name}.listen", reporter)
     if found is None:
-        return range(0)
+        return None
     host, port = found
     if host != LOOPBACK:
         cause = f"{host} is open to {'the network' if not ipaddress.ip_address(host).is_loopback else 'programs'}"
         cause += "; only the sidecar, which connects to 127.0.0.1, may reach an application"
         fix = f"write {LOOPBACK}:{port}"
         reporter.report("NM313", listen.position, f"`{name}` must listen on {LOOPBACK}", cause=cause, fix=fix)
-        return range(0)
-    written = entry.value.replicas.value if entry.value.replicas else defaults.REPLICAS
-    count = overrides.replicas.get(name, written)
+        return None
     cause = "every local program can reach this port without mTLS, identity or authorization"
     fix = "remove `listen` if the program can serve on the Unix socket in NIPMESH_LISTEN"
     reporter.warn("NM313", listen.position, f"`{name}` has a TCP port", cause=cause, fix=fix)
-    if port + count - 1 > PORT_MAX:
-        cause = f"replica {count - 1} would take port {port + count - 1}"
-        reporter.report("NM106", listen.position, "port out of range", cause=cause, fix="choose a lower port")
-        return range(0)
-    return range(port, port + count)
+    return port
 
 
 def check_circles(manifest: Manifest, links: Links, reporter: Reporter) -> None:

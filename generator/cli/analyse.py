@@ -32,7 +32,7 @@ def summary(findings: Iterable[Finding]) -> str:
 
 
 def analysed(path: Path, overrides: Overrides | None = None) -> tuple[Mesh, Analysis]:
-    """Return the mesh of a sound manifest; otherwise its findings go to stderr and the command ends with exit code 1."""
+    """Return the mesh of a sound manifest; otherwise print its findings to stderr and end with exit code 1."""
     analysis = check_manifest(path, overrides=overrides or Overrides())
     if analysis.mesh is None:
         print_findings(analysis.findings, err=True)

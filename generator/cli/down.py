@@ -7,7 +7,7 @@ import sys
 import click
 
 from generator.cli.main import EXIT_FAILURE, Invocation
-from generator.outputs.local.client import ControlError, NotRunningError, call
+from generator.outputs.local.client import ControlError, NotRunningError, stop
 
 
 @click.command(help="Stop the running mesh: the gateway drains, calls finish, nothing is left behind.")
@@ -15,7 +15,7 @@ from generator.outputs.local.client import ControlError, NotRunningError, call
 def command(invocation: Invocation) -> None:
     """Ask the supervisor to stop and wait until it has. That nothing runs is fine."""
     try:
-        click.echo(call(invocation.manifest, {"command": "down"}))
+        click.echo(stop(invocation.manifest))
     except NotRunningError as error:
         click.echo(str(error))
     except ControlError as error:

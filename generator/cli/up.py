@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:  # imported when the command runs: `--help` stays fast
     from generator.model.overrides import Overrides
 
 READY_TIMEOUT_S = 60.0
+UMASK = 0o077
+"""Whatever a supervisor writes is its owner's alone."""
 
 
 @click.command(help="Run the mesh on this machine until Ctrl-C, or in the background.")
@@ -44,7 +47,15 @@ def command(
 def _detach(manifest: Path, gateway_listen: str | None, timeout: float) -> None:
     from generator.outputs.local.client import read_current
     from generator.outputs.local.detach import start_detached
+    from generator.outputs.local.lock import UpError, locked
+    from generator.outputs.local.paths import StatePaths
 
+    try:
+        with locked(StatePaths.beside(manifest)):
+            pass
+    except UpError as error:
+        click.echo(str(error), err=True)
+        sys.exit(EXIT_FAILURE)
     words = ("--timeout", str(timeout), *(("--gateway-listen", gateway_listen) if gateway_listen else ()))
     outcome = start_detached(manifest, words, timeout)
     if not outcome.is_ready:
@@ -57,8 +68,9 @@ def _detach(manifest: Path, gateway_listen: str | None, timeout: float) -> None:
 def _supervise(manifest: Path, gateway_listen: str | None, timeout: float, ready_fd: int | None) -> None:
     """Run the mesh in this process; whatever goes wrong is told to the terminal and to whoever waits at `ready_fd`."""
     from generator.outputs.local.detach import Outcome, send_outcome
-    from generator.outputs.local.session import UpError
+    from generator.outputs.local.lock import UpError
 
+    os.umask(UMASK)
     waiting = [ready_fd] if ready_fd is not None else []
 
     def on_ready() -> None:
@@ -77,8 +89,9 @@ def _supervise(manifest: Path, gateway_listen: str | None, timeout: float, ready
 def _run(manifest: Path, gateway_listen: str | None, timeout: float | None, on_ready: Callable[[], None]) -> None:
     from generator.model.overrides import Overrides
     from generator.outputs.local.binary import EnvoyNotFoundError, find_envoy
+    from generator.outputs.local.lock import UpError, locked
     from generator.outputs.local.paths import StatePaths
-    from generator.outputs.local.session import Request, UpError, locked, run_mesh
+    from generator.outputs.local.session import Request, run_mesh
 
     overrides = Overrides(gateway_listen=gateway_listen)
     mesh = _mesh(manifest, overrides)
@@ -101,7 +114,7 @@ def _run(manifest: Path, gateway_listen: str | None, timeout: float | None, on_r
 def _mesh(manifest: Path, overrides: Overrides) -> Mesh:
     """Analyse the manifest; raises UpError with all its findings when it has errors."""
     from generator.analysis import check_manifest
-    from generator.outputs.local.session import UpError
+    from generator.outputs.local.lock import UpError
 
     analysis = check_manifest(manifest, overrides=overrides)
     if analysis.mesh is None:

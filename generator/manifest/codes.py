@@ -61,6 +61,7 @@ CODES: Final[dict[str, str]] = {
     "NM602": "file readable by others",
     "NM603": "reserved environment variable",
     "NM604": "environment variable set twice",
+    "NM605": "environment file with a wrong line",
     "NM701": "Envoy refuses the configuration",
     "NM702": "configuration could not be rendered",
     "NM703": "Envoy is missing or broke",

@@ -50,7 +50,7 @@ def wrong_type(node: Node, reporter: Reporter, where: str, word: str, fix: str |
     """Report NM103 or, for the words that readers disagree about, NM104."""
     if isinstance(node, ScalarNode) and node.kind is ScalarKind.AMBIGUOUS:
         cause = f"some YAML readers take {quoted(node.text)} for a boolean, others for text; {where} is {word}"
-        fix = fix or f'write "{node.text}" in quotes if it is text, `true` or `false` if it is a boolean'
+        fix = fix or f'write "{node.text}" in quotes if it is meant as text'
         reporter.report("NM104", node.position, f"ambiguous word {quoted(node.text)}", cause=cause, fix=fix)
         return BROKEN
     found = f"{node.kind.value} ({quoted(node.text)})" if isinstance(node, ScalarNode) else shape(node)

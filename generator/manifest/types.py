@@ -184,8 +184,8 @@ class ServiceEntry(Record):
     )
     listen: Located[str] | None = key(
         LISTEN,
-        "For a program that cannot listen on a Unix socket: the loopback address of its first replica. Replica i "
-        "gets the port plus i.",
+        "For a program that cannot listen on a Unix socket: the loopback address of its first replica. Every "
+        "replica finds its own in PORT.",
         default="a Unix socket that only its sidecar can reach",
     )
     env: tuple[Entry[Located[str]], ...] = key(

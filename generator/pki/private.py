@@ -30,8 +30,10 @@ class PrivateBytes:
 
 
 def private_directory(path: Path) -> Path:
-    """Make the folder (and those above it) and close it to everybody else. Raises OSError."""
-    path.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
+    """Make the folder, and those above it that are missing, and close it to everybody else. Raises OSError."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
     path.chmod(DIRECTORY_MODE)
     return path
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import secrets
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
-
-from services.nip.store import NipStore, Request
 
 from services.chassis.secret import SecretBytes
 from services.nip.domain import bip340
@@ -18,9 +15,12 @@ from services.nip.domain.event import Event, Template, sign_event
 from services.nip.domain.key import Key, StoredKey
 from services.nip.domain.keystore import Keystore
 from services.nip.domain.signers import SignerCache
+from services.nip.store import NipStore
+from services.storage.idempotency import RequestKey
+from services.storage.ids import new_id
 
-CREATE_KEY: Final = "NipService/CreateKey"
-SIGN_EVENT: Final = "NipService/SignEvent"
+CREATE_KEY: Final = "/nipmesh.nip.v1.NipService/CreateKey"
+SIGN_EVENT: Final = "/nipmesh.nip.v1.NipService/SignEvent"
 NANOSECONDS_PER_MICROSECOND: Final = 1_000
 MICROSECONDS_PER_SECOND: Final = 1_000_000
 
@@ -75,8 +75,7 @@ class Keys:
         signer, secret_key = _opened(new.secret_key)
         pubkey = signer.public_key.hex()
         key = Key(
-            sequence=0,
-            key_id=str(uuid.uuid4()),
+            key_id=new_id(),
             owner=new.owner,
             pubkey=pubkey,
             display_name=new.display_name,
@@ -85,23 +84,24 @@ class Keys:
         sealed = self._keystore.seal(secret_key, key_id=key.key_id, pubkey=pubkey, owner=new.owner)
         source = pubkey if new.secret_key is not None else ""
         fingerprint = self._keystore.fingerprint(new.display_name.encode(), source.encode())
-        request = Request(caller=new.owner, method=CREATE_KEY, request_id=new.request_id, fingerprint=fingerprint)
+        request = RequestKey(scope=new.owner, method=CREATE_KEY, request_id=new.request_id, sha256=fingerprint)
         return await self._store.create_key(StoredKey(key=key, sealed=sealed), request)
 
     async def get(self, owner: str, key_id: str) -> Key:
         """Return a key of `owner`. Raises KeyNotFoundError."""
         return (await self._stored(owner, key_id)).key
 
-    async def page(self, owner: str, *, before_sequence: int | None, limit: int) -> tuple[Key, ...]:
-        """Return at most `limit` keys of `owner`, newest first, older than `before_sequence`."""
-        return await self._store.keys_of(owner, before_sequence=before_sequence, limit=limit)
+    async def page(self, owner: str, *, before: str | None, limit: int) -> tuple[Key, ...]:
+        """Return at most `limit` keys of `owner`, newest first, older than the one with id `before`."""
+        return await self._store.keys_of(owner, before=before, limit=limit)
 
     async def sign(self, signing: Signing) -> tuple[Event, bool]:
         """Sign; the flag tells whether an earlier call with this request_id did.
 
-        A signature is a function of key, content and time alone. So a call with a time needs no memory, and for one with a
-        request_id the time is all that is kept. Raises KeyNotFoundError, MalformedEventError and what a reused request_id
-        raises.
+        A signature is a function of key, content and time alone. So a call with a time needs no memory, and for
+        one with a request_id the time is all that is kept.
+
+        Raises KeyNotFoundError, MalformedEventError and what a reused request_id raises.
         """
         signer = await self._signer(signing.owner, signing.key_id)
         wanted = signing.template.created_at
@@ -110,7 +110,7 @@ class Keys:
         if not signing.request_id:
             assert wanted is not None, "the request's rules demand a request_id where there is no time"
             return event, False
-        signed_at, replayed = await self._store.record_signing(self._request(signing), created_at)
+        signed_at, replayed = await self._store.signing_time(self._request(signing), created_at)
         if signed_at == created_at:
             return event, replayed
         return self._signed(await self._signer(signing.owner, signing.key_id), signing.template, signed_at), replayed
@@ -123,13 +123,13 @@ class Keys:
         auxiliary_key = self._keystore.auxiliary_key
         return sign_event(signer, template, created_at=created_at, auxiliary_key=auxiliary_key)
 
-    def _request(self, signing: Signing) -> Request:
+    def _request(self, signing: Signing) -> RequestKey:
         template = signing.template
         fields = [signing.key_id, str(template.kind), template.content, str(template.created_at)]
         for tag in template.tags:
             fields += [str(len(tag)), *tag]
         fingerprint = self._keystore.fingerprint(*(field.encode() for field in fields))
-        return Request(caller=signing.owner, method=SIGN_EVENT, request_id=signing.request_id, fingerprint=fingerprint)
+        return RequestKey(scope=signing.owner, method=SIGN_EVENT, request_id=signing.request_id, sha256=fingerprint)
 
     async def _signer(self, owner: str, key_id: str) -> Signer:
         """Return the opened key; the caller signs before it awaits again, because another call may push the key out."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from services.nip.store import NipStore
-
 from services.nip.domain.nip98 import Request, verify_authorization
 from services.nip.domain.token import AccessToken, TokenIssuer
 from services.nip.keys import MICROSECONDS_PER_SECOND, Clock, wall_clock
+from services.nip.store import NipStore
 
 LOGIN_PATH: Final = "/nipmesh.nip.v1.AuthService/Login"
 LOGIN_METHOD: Final = "POST"
@@ -37,7 +36,7 @@ class Logins:
         """`gateway_url` without a slash at its end, as clients write it."""
         self._store = store
         self._issuer = issuer
-        # The request's body holds the authorization itself, so no `payload` tag could be its hash: the body is not bound.
+        # The body holds the authorization itself, so no tag `payload` could be its hash: it is not bound.
         self._request = Request(url=gateway_url + LOGIN_PATH, method=LOGIN_METHOD)
         self._clock = clock
 

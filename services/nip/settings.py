@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ChassisSettings
 
@@ -14,7 +15,9 @@ TOKEN_LIFETIME_SECONDS_MAX: Final = 86_400
 
 
 class NipSettings(ChassisSettings):
-    """The environment of the NIP service. The three files and the token's terms have no default: without them it does not start."""
+    """The environment of the NIP service. Both files and the token's terms are needed: it does not start without."""
+
+    model_config = SettingsConfigDict(validate_by_name=True, validate_by_alias=True)
 
     token_key_file: Path = Field(description="PEM of the ES256 private key that signs access tokens; mode 0600.")
     token_issuer: str = Field(min_length=1, description="`iss` of the tokens: this service's SPIFFE id.")

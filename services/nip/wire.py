@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from nipmesh.nip.v1 import nip_pb2, nip_service_pb2
-from services.nip.domain.nip19 import npub
 
+from nipmesh.nip.v1 import nip_pb2, nip_service_pb2
 from services.nip.domain.event import Event, Tags, Template, Verdict
 from services.nip.domain.key import Key
+from services.nip.domain.nip19 import npub
 
 MICROSECONDS_PER_SECOND: Final = 1_000_000
 
@@ -72,11 +73,22 @@ def key_message(key: Key) -> nip_pb2.Key:
     )
 
 
+def key_of(message: nip_pb2.Key) -> Key:
+    """Return the key of a message that key_message made."""
+    return Key(
+        key_id=message.key_id,
+        owner=message.owner,
+        pubkey=message.pubkey,
+        display_name=message.display_name,
+        create_time_us=message.create_time.ToMicroseconds(),
+    )
+
+
 def timestamp_of_us(time_us: int) -> Timestamp:
     """Return a Timestamp of microseconds since 1970."""
     seconds, microseconds = divmod(time_us, MICROSECONDS_PER_SECOND)
     return Timestamp(seconds=seconds, nanos=microseconds * 1_000)
 
 
-def _tags_of(tags: object) -> Tags:
-    return tuple(tuple(tag.values) for tag in tags)  # type: ignore[attr-defined]
+def _tags_of(tags: Iterable[nip_pb2.Tag]) -> Tags:
+    return tuple(tuple(tag.values) for tag in tags)

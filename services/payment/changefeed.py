@@ -19,10 +19,11 @@ LOOK_SECONDS_MAX: Final = 1.0
 class _Waiter:
     """One waiting call: the newest payment that it was handed, and a bell."""
 
-    __slots__ = ("bell", "payment")
+    __slots__ = ("bell", "local", "payment")
 
-    def __init__(self, payment: Payment) -> None:
+    def __init__(self, payment: Payment, *, local: bool) -> None:
         self.payment = payment
+        self.local = local
         self.bell = asyncio.Event()
 
 
@@ -39,13 +40,19 @@ class ChangeFeed:
             waiter.payment = payment
             waiter.bell.set()
 
+    def hand_over(self) -> None:
+        """Another replica drives from now on: whoever waits here looks at the database instead."""
+        for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
+            waiter.local = False
+            waiter.bell.set()
+
     async def wait(self, payment: Payment, done: Callable[[Payment], bool], seconds: float, *, local: bool) -> Payment:
         """The payment once `done` says so, or as it is after `seconds`.
 
         `local`: this process drives it, so that its commits are published here; if that changes (the lease went to another replica),
         the look every second notices.
         """
-        waiter = _Waiter(payment)
+        waiter = _Waiter(payment, local=local)
         self._waiters[payment.payment_id].add(waiter)
         try:
             with contextlib.suppress(TimeoutError):
@@ -53,15 +60,15 @@ class ChangeFeed:
                     if not local:
                         waiter.payment = await self._read(payment)
                     while not done(waiter.payment):
-                        await self._change(waiter, local=local)
+                        await self._change(waiter)
             return waiter.payment
         finally:
             self._forget(payment.payment_id, waiter)
 
-    async def _change(self, waiter: _Waiter, *, local: bool) -> None:
+    async def _change(self, waiter: _Waiter) -> None:
         """Return after something may have changed."""
         waiter.bell.clear()
-        if local:
+        if waiter.local:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(waiter.bell.wait(), LOOK_SECONDS_MAX)
                 return

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Final
 
 import grpc
+
 from nipmesh.invoice.v1 import invoice_service_pb2
 from nipmesh.invoice.v1.invoice_service_pb2_grpc import InvoiceSettlementServiceStub
 from nipmesh.nip.v1 import nip_pb2, nip_service_pb2
 from nipmesh.nip.v1.nip_service_pb2_grpc import NipServiceStub
-
 from services.chassis.errors import Reason, reason_of
 from services.payment.domain.model import Failure, Payment
 from services.payment.domain.receipt import RECEIPT_CONTENT, RECEIPT_KIND, derived_request_id, receipt_tags
@@ -63,7 +63,7 @@ class InvoiceClient:
             actor_pubkey=payment.scope,
         )
         try:
-            response = await self._stub.LockInvoice(request, timeout=CALL_SECONDS)
+            response = await self._stub.LockInvoice(request, timeout=CALL_SECONDS, wait_for_ready=False)
         except grpc.aio.AioRpcError as error:
             return _lock_refusal(error)
         if response.payment_hash != payment.payment_hash or response.amount_msat != payment.amount_msat:
@@ -74,7 +74,7 @@ class InvoiceClient:
         """Settle the invoice that this payment holds. There is no way back: every failure is repeated."""
         request = invoice_service_pb2.CommitInvoiceRequest(payment_id=payment_id)
         try:
-            response = await self._stub.CommitInvoice(request, timeout=CALL_SECONDS)
+            response = await self._stub.CommitInvoice(request, timeout=CALL_SECONDS, wait_for_ready=False)
         except grpc.aio.AioRpcError as error:
             raise unavailable(error) from error
         return Committed(response.preimage)
@@ -83,7 +83,7 @@ class InvoiceClient:
         """Let go of the invoice, whether or not this payment held it."""
         request = invoice_service_pb2.ReleaseInvoiceRequest(payment_id=payment_id)
         try:
-            await self._stub.ReleaseInvoice(request, timeout=CALL_SECONDS)
+            await self._stub.ReleaseInvoice(request, timeout=CALL_SECONDS, wait_for_ready=False)
         except grpc.aio.AioRpcError as error:
             raise unavailable(error) from error
         return Released()
@@ -114,7 +114,7 @@ class ReceiptClient:
         """The id of the receipt key; the same one for every replica while the NIP service remembers the request."""
         request = nip_service_pb2.CreateKeyRequest(request_id=KEY_REQUEST_ID, display_name=KEY_NAME, fresh=True)
         try:
-            response = await self._stub.CreateKey(request, timeout=CALL_SECONDS)
+            response = await self._stub.CreateKey(request, timeout=CALL_SECONDS, wait_for_ready=False)
         except grpc.aio.AioRpcError as error:
             raise unavailable(error) from error
         return response.key.key_id
@@ -131,7 +131,7 @@ class ReceiptClient:
             request_id=derived_request_id(payment.payment_id, "sign_receipt"), key_id=key_id, template=template
         )
         try:
-            response = await self._stub.SignEvent(request, timeout=CALL_SECONDS)
+            response = await self._stub.SignEvent(request, timeout=CALL_SECONDS, wait_for_ready=False)
         except grpc.aio.AioRpcError as error:
             raise unavailable(error) from error
         return event_json(response.event)

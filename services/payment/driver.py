@@ -13,7 +13,6 @@ from services.chassis.errors import Reason as ErrorReason
 from services.chassis.errors import ServiceError
 from services.payment.changefeed import ChangeFeed
 from services.payment.clients import InvoiceClient, ReceiptClient, StepUnavailableError
-from services.payment.domain.fees import payable_fee_msat
 from services.payment.domain.model import Failure, Payment, Reason, Refused
 from services.payment.domain.saga import (
     Action,
@@ -21,14 +20,17 @@ from services.payment.domain.saga import (
     Dispatch,
     Event,
     Fail,
+    LockRefused,
+    NodeFailed,
+    NodeHolds,
     NodePaid,
     Park,
     PostTransfer,
     Remember,
-    Resumed,
     Saga,
     SaveReceipt,
     Settle,
+    Signed,
     Succeed,
     Unavailable,
     WriteRefused,
@@ -36,9 +38,9 @@ from services.payment.domain.saga import (
     decide,
 )
 from services.payment.failpoints import failpoint
-from services.payment.node.port import LightningNode, NodeUnavailableError, PaymentOrder
+from services.payment.node.port import LightningNode, NodeUnavailableError, order_of
 from services.payment.receipts import ReceiptKey
-from services.payment.store import payments, sagas, transactions
+from services.payment.store import sagas, transactions
 from services.storage.database import Database
 
 COMMIT_NAMES: Final = {
@@ -59,7 +61,7 @@ REFUSALS: Final = {
 }
 """Why the ledger may refuse a step, in the payment's words: a frozen account has nothing available for fees. All else is the payee's."""
 
-_log = structlog.stdlib.get_logger("nipmesh.payment")
+_log = structlog.stdlib.get_logger()
 
 
 def now_ms() -> int:
@@ -116,7 +118,9 @@ class SagaDriver:
             self._record(shown, state, start_ms)
         try:
             progress = self._progress(decision)
-            self.payment = await self.parts.database.write(lambda connection: transactions.advance(connection, progress))
+            self.payment = await self.parts.database.write(
+                lambda connection: transactions.advance(connection, progress)
+            )
         except Refused as refused:
             self._record(name, sagas.STEP_FAILED, start_ms, refused.reason, replaces=True)
             return WriteRefused(REFUSALS.get(refused.reason, Failure.INVOICE_NOT_PAYABLE))
@@ -145,9 +149,12 @@ class SagaDriver:
         except (StepUnavailableError, NodeUnavailableError, ServiceError) as error:
             reason = getattr(error, "reason", ErrorReason.BACKEND_UNAVAILABLE)
             self._record(action.value, sagas.STEP_RUNNING, start_ms, str(reason))
-            _log.warning("payment.step_unavailable", payment_id=self.saga.payment_id, step=action.value, reason=str(reason))
+            _log.warning(
+                "payment.step_unavailable", payment_id=self.saga.payment_id, step=action.value, reason=str(reason)
+            )
             return Unavailable()
-        self._record(action.value, sagas.STEP_DONE, start_ms)
+        refused = isinstance(event, LockRefused | NodeFailed | NodeHolds)
+        self._record(action.value, sagas.STEP_FAILED if refused else sagas.STEP_DONE, start_ms)
         failpoint(f"{action.value}.done")
         return event
 
@@ -167,7 +174,7 @@ class SagaDriver:
             case Action.TRACK:
                 return self._within_limit(await parts.node.track(payment.payment_hash))
             case Action.SIGN:
-                return await parts.receipt_key.sign(parts.receipts, payment)
+                return Signed(await parts.receipt_key.sign(parts.receipts, payment))
 
     def _within_limit(self, event: Event) -> Event:
         """A node that spent more than it was allowed is our loss, never the payer's."""

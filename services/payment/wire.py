@@ -8,10 +8,10 @@ from typing import Final
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from nipmesh.events.v1 import events_pb2
 from nipmesh.nip.v1 import nip_pb2
 from nipmesh.payment.v1 import payment_pb2
-
 from services.payment.domain.model import (
     CUSTOMER_PREFIX,
     NODE_ACCOUNT,

@@ -20,13 +20,13 @@ BUSY_TIMEOUT_MS: Final = 5_000
 """How long a connection waits for another process's lock; a batch of theirs takes milliseconds."""
 BUSY_SLEEP_S: Final = 0.001
 """Pause between two tries for a lock. SQLite's own handler sleeps up to 100 ms, which starves one of two busy processes."""
-SQLITE_VERSION_MIN: Final = 3_051_003
+SQLITE_VERSION_MIN: Final = (3, 51, 3)
 """First version without the WAL-reset corruption that two processes on one file can meet."""
 
 
 def connect(path: Path, *, read_only: bool = False, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> apsw.Connection:
     """Open `path` in WAL mode with durable commits and foreign keys; `read_only` connections refuse to write."""
-    if apsw.sqlite_lib_version_number() < SQLITE_VERSION_MIN if hasattr(apsw, "sqlite_lib_version_number") else False:
+    if tuple(int(part) for part in apsw.sqlite_lib_version().split(".")) < SQLITE_VERSION_MIN:
         raise RuntimeError("this SQLite can corrupt a shared WAL file; install a newer apsw")
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOMUTEX)
     connection.set_busy_handler(busy_handler(busy_timeout_ms))

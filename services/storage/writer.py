@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import queue
 import threading
 from collections.abc import Callable
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import apsw
-import structlog
 
 from services.chassis.errors import Reason, ServiceError, unavailable
+from services.chassis.logs import get_logger
 from services.storage.connection import connect
 
 BATCH_WRITES_MAX: Final = 256
@@ -30,7 +31,7 @@ CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 CHECKPOINT_BLOCKING_BYTES: Final = 64 * 1024 * 1024
 """From this size on the writers wait for the checkpoint: under endless load the WAL would never start over otherwise."""
 
-_log = structlog.stdlib.get_logger("nipmesh.storage")
+_log = get_logger("storage")
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class PendingWrite:
     """One queued write, the future of its result, and how it went."""
 
     work: Callable[[apsw.Connection], Any]
+    context: contextvars.Context
     future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
@@ -67,7 +69,7 @@ class Writer:
             raise unavailable("too many writes wait", reason=Reason.OVERLOADED)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._depth += 1
-        self._queue.put(PendingWrite(work=work, future=future))
+        self._queue.put(PendingWrite(work=work, context=contextvars.copy_context(), future=future))
         return future
 
     def close(self) -> None:
@@ -121,7 +123,7 @@ def run_batch(connection: apsw.Connection, batch: list[PendingWrite]) -> bool:
             _run_one(connection, write)
         connection.execute("COMMIT")
     except apsw.Error as error:
-        _log.error("storage.batch_failed", writes=len(batch), error=str(error), kind=type(error).__name__)
+        _log.error("batch failed", writes=len(batch), error=str(error), kind=type(error).__name__)
         _roll_back(connection)
         for write in batch:
             write.error = write.error or _failure(error)
@@ -144,7 +146,7 @@ def _run_one(connection: apsw.Connection, write: PendingWrite) -> None:
     """Run one write under its savepoint. What it raises undoes it alone; a lost transaction is raised as apsw.AbortError."""
     connection.execute("SAVEPOINT one_write")
     try:
-        write.result = write.work(connection)
+        write.result = write.context.run(write.work, connection)  # the caller and the trace of whoever asked
     except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits, and the thread must live
         write.error = error
     if not connection.in_transaction:  # a full disk or an I/O error rolls back everything, work may have committed by mistake
@@ -198,4 +200,4 @@ class Checkpointer:
             if size >= CHECKPOINT_BLOCKING_BYTES:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         except apsw.BusyError:
-            _log.info("storage.checkpoint_busy", wal_bytes=size)
+            _log.info("checkpoint busy", wal_bytes=size)

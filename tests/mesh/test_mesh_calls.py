@@ -220,7 +220,7 @@ async def test_a_foreign_invoice_is_paid_by_the_simulated_node(
 async def test_calls_are_spread_over_both_replicas(mesh: RunningMesh, channel: grpc.aio.Channel, alice: User) -> None:
     wallet = Wallet(channel, alice)
     key_id = await wallet.create_key()
-    sockets = [replica["admin"] for replica in mesh.replicas("nip")]
+    sockets = [replica["admin_socket"] for replica in mesh.replicas("nip")]
     name = "grpc.nipmesh.nip.v1.NipService.GetKey.total"
     before = [mesh.stat(socket, name) for socket in sockets]
     for _ in range(100):

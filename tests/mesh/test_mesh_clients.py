@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 import subprocess
@@ -112,7 +111,7 @@ async def test_a_node_client_pays_an_invoice(
     source = await funded(payer, Wallet(channel, operator), 10_000)
     invoice = await payee.invoice(await payee.open_account(), 2_500)
     (tmp_path / "pay.js").write_text(NODE_CLIENT)
-    (tmp_path / "mesh.binpb").write_bytes(base64.b64decode(mesh.succeed("descriptors", "--base64")))
+    mesh.succeed("descriptors", "--output", str(tmp_path / "mesh.binpb"))
     run("npm", "install", "--no-audit", "--no-fund", "@grpc/grpc-js@1", "@grpc/proto-loader@0.8", cwd=tmp_path)
     arguments = ["mesh.binpb", mesh.gateway, alice.metadata[0][1], source, invoice.payment_request]
     payment = json.loads(run("node", "pay.js", *arguments, cwd=tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def envoy_version(envoy: Path) -> str:
     done = subprocess.run(
         [str(envoy), "--version"], capture_output=True, text=True, check=True, timeout=VERSION_TIMEOUT_S
     )
-    fields = done.stdout.strip().split("/")
-    if len(fields) < 2:
+    found = re.search(r"/(\d+\.\d+\.\d+)/", done.stdout)
+    if found is None:
         raise ValueError(f"{envoy} printed no version: {done.stdout[:100]!r}")
-    return fields[1]
+    return found[1]

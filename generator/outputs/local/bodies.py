@@ -166,14 +166,19 @@ def introspection_arguments(gateway: Gateway, placement: GatewayPlacement, paths
     )
 
 
-def write_introspection(mesh: Mesh, gateway: Gateway, paths: StatePaths, cluster_names: Mapping[str, str]) -> None:
-    """Write what the introspection server reads. `cluster_names`: the gateway's cluster of each service."""
+def cluster_name(service: str) -> str:
+    """Name the gateway's cluster of a service, as the templates do."""
+    return f"outbound_{service}"
+
+
+def write_introspection(mesh: Mesh, gateway: Gateway, paths: StatePaths) -> None:
+    """Write what the introspection server reads."""
     methods: dict[str, set[str]] = {}
     clusters: dict[str, str] = {}
     for edge in gateway.exposes:
         for policy in edge.methods:
             methods.setdefault(policy.method.service, set()).add(policy.method.name)
-            clusters[policy.method.service] = cluster_names[edge.callee]
+            clusters[policy.method.service] = cluster_name(edge.callee)
     exposure = Exposure(
         services=tuple(
             ExposedService(name=name, cluster=clusters[name], methods=frozenset(names))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 CONNECT_TIMEOUT_S = 5.0
+EXIT_TIMEOUT_S = 10.0
+EXIT_POLL_S = 0.02
 
 
 class NotRunningError(Exception):
@@ -49,6 +52,26 @@ def call(
         else:
             return message["result"]
     raise ControlError("the supervisor ended before it answered")
+
+
+def stop(manifest: Path) -> str:
+    """Stop the mesh and return when its supervisor is gone. Raises NotRunningError and ControlError."""
+    pid = int(read_current(manifest)["pid"])
+    result = str(call(manifest, {"command": "down"}))
+    for _ in range(int(EXIT_TIMEOUT_S / EXIT_POLL_S)):
+        if not is_alive(pid):
+            return result
+        time.sleep(EXIT_POLL_S)
+    raise ControlError(f"the mesh is down, but its supervisor (process {pid}) does not end")
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; one that waits to be buried does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in {"Z", "X"}
 
 
 def _messages(manifest: Path, request: dict[str, Any]) -> Iterator[dict[str, Any]]:

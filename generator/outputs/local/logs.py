@@ -41,12 +41,20 @@ def rotate(path: Path, bytes_max: int = LOG_BYTES_MAX) -> bool:
     return True
 
 
-def tail(path: Path, lines: int) -> list[str]:
-    """Read the last lines of a log; none when there is no file."""
+def size_of(path: Path) -> int:
+    """Give the bytes of a log; 0 when there is no file."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def tail(path: Path, lines: int, *, since: int = 0) -> list[str]:
+    """Read the last lines of a log, from byte `since` on; none when there is no file."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL_BYTES_MAX))
+            file.seek(max(since if since <= size else 0, size - TAIL_BYTES_MAX))
             content = file.read()
     except FileNotFoundError:
         return []

@@ -7,6 +7,7 @@ fails, while its own Envoys may bind beside it, because the kept socket allows t
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import socket
 from pathlib import Path
@@ -37,21 +38,33 @@ class PortPool:
             address = SocketAddress(host=LOOPBACK, port=self._next)
             self._next = PORT_MIN + (self._next + 1 - PORT_MIN) % (PORT_MAX - PORT_MIN + 1)
             try:
-                self.hold(address)
-            except PortError:
+                self._hold(address, is_shared=False)
+            except OSError:
                 continue
             return address
         raise PortError(f"no free port between {PORT_MIN} and {PORT_MAX}")
 
     def hold(self, address: SocketAddress) -> None:
-        """Reserve this very port. Raises PortError when somebody has it."""
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        held = socket.socket(family, socket.SOCK_STREAM)
+        """Reserve this very port. Raises PortError when somebody has it.
+
+        What is left of connections of an earlier run keeps a port from an exclusive bind for a minute (TIME_WAIT); when
+        only that is in the way, because listening works, the port is taken beside it.
+        """
         try:
-            held.bind((address.host, address.port))
+            self._hold(address, is_shared=False)
         except OSError as error:
+            if error.errno != errno.EADDRINUSE or not can_listen(address):
+                raise PortError(f"{address.host}:{address.port}: {error.strerror}") from error
+            self._hold(address, is_shared=True)
+
+    def _hold(self, address: SocketAddress, *, is_shared: bool) -> None:
+        held = socket.socket(family_of(address), socket.SOCK_STREAM)
+        try:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(is_shared))
+            held.bind((address.host, address.port))
+        except OSError:
             held.close()
-            raise PortError(f"{address.host}:{address.port}: {error.strerror}") from error
+            raise
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._held[address.host, address.port] = held
 
@@ -66,3 +79,20 @@ class PortPool:
         for held in self._held.values():
             held.close()
         self._held.clear()
+
+
+def can_listen(address: SocketAddress) -> bool:
+    """Tell whether a server could listen there now."""
+    with socket.socket(family_of(address), socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+            probe.listen()
+        except OSError:
+            return False
+    return True
+
+
+def family_of(address: SocketAddress) -> socket.AddressFamily:
+    """Give the address family of a numeric host."""
+    return socket.AF_INET6 if ":" in address.host else socket.AF_INET

@@ -78,8 +78,18 @@ def sweep(record: Path) -> int:
     sockets = Path(document["sockets"])
     if sockets.name.startswith("nipmesh-") and sockets.is_dir() and sockets.stat().st_uid == os.getuid():
         shutil.rmtree(sockets, ignore_errors=True)
+    remove_pointer(Path(document["current"]), document["supervisor"])
     record.unlink(missing_ok=True)
     return len(victims)
+
+
+def remove_pointer(current: Path, supervisor: int) -> None:
+    """Remove the file that says how to reach the supervisor, unless it speaks of another one by now."""
+    try:
+        if json.loads(current.read_text(encoding="utf-8")).get("pid") == supervisor:
+            current.unlink()
+    except (FileNotFoundError, ValueError):
+        return
 
 
 def main() -> None:

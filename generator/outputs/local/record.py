@@ -15,8 +15,9 @@ from generator.pki import write_private
 class RunRecord:
     """Which processes live and where the sockets are; on disk after each change."""
 
-    def __init__(self, path: Path, sockets: Path) -> None:
+    def __init__(self, path: Path, *, sockets: Path, current: Path) -> None:
         self.path = path
+        self._current = current
         self._sockets = sockets
         self._processes: dict[int, int] = {}
         self._write()
@@ -44,8 +45,8 @@ class RunRecord:
 
     def _write(self) -> None:
         processes = [{"pid": pid, "started": started} for pid, started in self._processes.items()]
-        document = {"sockets": str(self._sockets), "processes": processes}
-        write_private(self.path, json.dumps(document).encode())
+        document = {"supervisor": os.getpid(), "current": str(self._current), "sockets": str(self._sockets)}
+        write_private(self.path, json.dumps(document | {"processes": processes}).encode())
 
 
 class Reaper:

@@ -71,6 +71,7 @@ class Publisher:
         self._journal = journal
         self._lock = asyncio.Lock()
         self._asked = 0
+        self._is_closed = False
         self._done = 0
 
     @property
@@ -80,6 +81,8 @@ class Publisher:
 
     async def publish(self) -> None:
         """Bring the files in line with the board. Raises what rendering or writing raises; nothing is written then."""
+        if self._is_closed:
+            return
         self._asked += 1
         wanted = self._asked
         async with self._lock:
@@ -92,6 +95,10 @@ class Publisher:
             self._done = covered
             took_ms = (time.monotonic() - started) * 1000
             self._journal.tell("published", f"{len(changed)} files in {took_ms:.0f} ms")
+
+    def close(self) -> None:
+        """Leave the files as they are from now on: the whole mesh stops, and nobody will read them."""
+        self._is_closed = True
 
     async def publish_or_retry(self) -> None:
         """Publish; where the disk refuses, tell it and try again until it works: the last good files stay in force."""

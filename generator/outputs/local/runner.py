@@ -13,7 +13,7 @@ from typing import Protocol
 from generator.introspection.admin import AdminError, gauges, post
 from generator.outputs.local.events import Journal
 from generator.outputs.local.lifecycle import deadline_ms, decide
-from generator.outputs.local.logs import tail
+from generator.outputs.local.logs import size_of, tail
 from generator.outputs.local.probes import Report
 from generator.outputs.local.processes import Child, Command, spawn
 from generator.outputs.local.record import RunRecord
@@ -111,6 +111,7 @@ class Runner:
         self._events: asyncio.Queue[tuple[Part | None, int, Event | BaseException]] = asyncio.Queue()
         self._children: dict[Part, Child] = {}
         self._generations = dict.fromkeys(Part, 0)
+        self._log_starts = dict.fromkeys(Part, 0)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._dice = random.SystemRandom()
 
@@ -132,8 +133,8 @@ class Runner:
         self._put(Release())
 
     def log_tail(self, part: Part, lines: int = LOG_LINES_SHOWN) -> tuple[str, ...]:
-        """Give the last lines that a process wrote."""
-        return tuple(tail(self.body.log(part), lines))
+        """Give the last lines that a process wrote since its last start."""
+        return tuple(tail(self.body.log(part), lines, since=self._log_starts[part]))
 
     def _put(self, event: Event, part: Part | None = None) -> None:
         generation = 0 if part is None else self._generations[part]
@@ -182,6 +183,7 @@ class Runner:
         self._generations[part] += 1
         try:
             self.body.clear(part)
+            self._log_starts[part] = size_of(self.body.log(part))
             child = await spawn(self.body.command(part))
         except (OSError, ValueError) as error:
             self._exited(part, f"could not be started: {error}")

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from generator.outputs.local.certificates import CertificateKeeper
 from generator.outputs.local.control import Control
 from generator.outputs.local.environment import Surroundings
 from generator.outputs.local.events import Happening, Journal
+from generator.outputs.local.lock import UpError
 from generator.outputs.local.paths import SocketPathError, StatePaths, make_socket_directory
 from generator.outputs.local.placing import Placer
 from generator.outputs.local.ports import PortError, PortPool
@@ -36,10 +36,6 @@ Display = Callable[[Supervisor], Coroutine[None, None, None]]
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class UpError(Exception):
-    """The mesh cannot run; the message says why and what to do."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What the user asked for."""
@@ -50,29 +46,6 @@ class Request:
     envoy: Path
     ready_timeout_s: float | None
     """Give up when the mesh is not ready by then, or a replica keeps dying; None: never give up."""
-
-
-@contextlib.contextmanager
-def locked(paths: StatePaths) -> Iterator[None]:
-    """Hold the mesh's lock. Raises UpError that names the running supervisor when somebody else holds it."""
-    paths.make()
-    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UpError(f"this mesh is already running{_who_runs(paths)}; stop it with `nipmesh down`") from error
-    else:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _who_runs(paths: StatePaths) -> str:
-    try:
-        current = json.loads(paths.current.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
-    return f" (process {current['pid']}, gateway {current['gateway']})"
 
 
 class Session:
@@ -87,7 +60,7 @@ class Session:
         self._ports = PortPool(seed=paths.root)
         self._sockets = make_socket_directory(_workload_names(request.mesh))
         record = paths.runs / f"{secrets.token_hex(RUN_ID_BYTES)}.json"
-        self._record = RunRecord(record, self._sockets)
+        self._record = RunRecord(record, sockets=self._sockets, current=paths.current)
         self._reaper = Reaper(record)
         self._supervisor = self._make_supervisor()
         self._control = Control(self._supervisor, self._sockets / "control.sock", self.ask_to_stop)
@@ -130,12 +103,12 @@ class Session:
     async def close(self) -> None:
         """Remove every trace: processes, sockets, ports, records."""
         self._supervisor.kill()
-        await self._control.close()
         self._paths.current.unlink(missing_ok=True)
         self._paths.prometheus.unlink(missing_ok=True)
         await asyncio.to_thread(self._record.close)
         self._reaper.close()
         self._ports.close()
+        await self._control.close()
 
     async def _until_ready(self) -> None:
         supervisor, timeout_s = self._supervisor, self._request.ready_timeout_s

@@ -160,6 +160,7 @@ class Supervisor:
         self.journal.tell("stopping", "the gateway drains, then the services")
         for task in ("gateway-release", "certificates", "rejections"):
             self._drop(task)
+        self.publisher.close()
         await self._retire_all([name for name in self.runners if name == GATEWAY])
         await self._retire_all([name for name in self.runners if name != GATEWAY])
         self._drop("logs")

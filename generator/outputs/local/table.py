@@ -37,15 +37,15 @@ class LiveTable:
         """Refresh the table until cancelled."""
         with self._live:
             while True:
-                self._live.update(status_table(status_document(supervisor)), refresh=True)
+                self._live.update(status_table(status_document(supervisor), hint="Ctrl-C stops"), refresh=True)
                 await asyncio.sleep(REFRESH_S)
 
 
-def status_table(document: dict[str, Any]) -> Table:
-    """Lay a status document out as a table."""
+def status_table(document: dict[str, Any], *, hint: str = "") -> Table:
+    """Lay a status document out as a table; `hint` stands in its title."""
     gateway = document["gateway"]
-    where = f" · gateway {gateway['url']} · Ctrl-C stops" if gateway else ""
-    table = Table(title=f"{document['mesh']}: {document['state']}{where}", title_justify="left", expand=False)
+    parts = (f"{document['mesh']}: {document['state']}", f"gateway {gateway['url']}" if gateway else "", hint)
+    table = Table(title=" · ".join(part for part in parts if part), title_justify="left", expand=False)
     for column in ("workload", "app", "pid", "sidecar", "pid", "traffic", "restarts", "certificate"):
         table.add_column(column)
     for service in document["services"].values():

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 class Key:
     """A held key without its private part. `owner` is a user's public key in hex, or a service's SPIFFE id."""
 
-    sequence: int
-    """Order of creation; the cursor of the owner's pages. 0 before the key is stored."""
     key_id: str
     owner: str
     pubkey: str

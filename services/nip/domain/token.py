@@ -81,9 +81,9 @@ def _p256_key(pem: SecretBytes) -> ec.EllipticCurvePrivateKey:
     try:
         key = load_pem_private_key(pem.reveal(), password=None)
     except (ValueError, TypeError) as error:
-        raise TokenKeyError("not an unencrypted private key in PEM") from error
+        raise TokenKeyError("no unencrypted private key in PEM") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise TokenKeyError("not a P-256 private key")
+        raise TokenKeyError("a private key of another kind than P-256")
     return key
 
 

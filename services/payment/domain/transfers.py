@@ -1,11 +1,11 @@
 """Which transfers each step of a payment makes. Their ids are derived, so that a repeated step is the same transfer.
 
-    reserve    PENDING       payer -> node:lightning   amount
-    dispatch   PENDING       payer -> fees:routing     fee limit           (payments through a node only)
-    post       VOID_PENDING the reservation, POSTED payer -> payee amount  (the pivot of a payment inside the mesh)
-    settle     POST_PENDING both reservations, the fee's in part           (through a node)
-    fail       VOID_PENDING what is reserved
-    refund     POSTED        payee, or node:lightning -> payer
+reserve    PENDING       payer -> node:lightning   amount
+dispatch   PENDING       payer -> fees:routing     fee limit           (payments through a node only)
+post       VOID_PENDING the reservation, POSTED payer -> payee amount  (the pivot of a payment inside the mesh)
+settle     POST_PENDING both reservations, the fee's in part           (through a node)
+fail       VOID_PENDING what is reserved
+refund     POSTED        payee, or node:lightning -> payer
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
--- Accounts, transfers, payments, their sagas and the idempotency of requests. Amounts are millisatoshi, times milliseconds since 1970.
+-- Accounts, transfers, payments and their sagas. Amounts are millisatoshi, times milliseconds since 1970.
 
 CREATE TABLE account (
   number              INTEGER PRIMARY KEY,
@@ -98,19 +98,6 @@ CREATE TABLE saga_step (
   error               TEXT NOT NULL DEFAULT '',
   PRIMARY KEY (saga_id, number)
 ) STRICT, WITHOUT ROWID;
-
-CREATE TABLE idempotency (
-  scope               TEXT NOT NULL,
-  method              TEXT NOT NULL,
-  request_id          TEXT NOT NULL,
-  request_sha256      BLOB NOT NULL,
-  payment_id          TEXT NOT NULL DEFAULT '',    -- of a request that runs as a saga
-  response            BLOB,                        -- NULL while it runs
-  create_time_ms      INTEGER NOT NULL,
-  PRIMARY KEY (scope, method, request_id)
-) STRICT, WITHOUT ROWID;
-
-CREATE INDEX idempotency_by_time ON idempotency (create_time_ms);
 
 -- What this service remembers about itself, such as the id of its receipt key.
 CREATE TABLE memory (

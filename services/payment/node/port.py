@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.payment.domain.invoice import read_invoice
+from services.payment.domain.model import Payment
 from services.payment.domain.saga import NodeFailed, NodeFree, NodeHolds, NodePaid, NodePending, NodeUnknown
 
 
@@ -25,6 +27,17 @@ class PaymentOrder:
     description: str
     amount_msat: int
     fee_limit_msat: int
+
+
+def order_of(payment: Payment) -> PaymentOrder:
+    """The order for a payment; its payment request was read before, when it was recorded."""
+    return PaymentOrder(
+        payment_hash=payment.payment_hash,
+        payment_request=payment.payment_request,
+        description=read_invoice(payment.payment_request).description,
+        amount_msat=payment.amount_msat,
+        fee_limit_msat=payment.fee_limit_msat,
+    )
 
 
 class LightningNode(Protocol):

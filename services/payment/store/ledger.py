@@ -10,10 +10,10 @@ from services.payment.domain.ledger import SUM_MSAT_MAX, Delta, net_deltas, refu
 from services.payment.domain.model import (
     Account,
     AccountState,
+    Purpose,
     Reason,
     Refused,
     Transfer,
-    Purpose,
     TransferKind,
 )
 

@@ -36,9 +36,10 @@ UPDATE = f"UPDATE payment SET {', '.join(f'{name} = ?' for name in CHANGING)} WH
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentFilter:
-    """Which payments a page holds. Empty and None mean: not asked. `account_ids` is never empty."""
+    """Which payments a page holds. Empty and None mean: not asked. `owner` "" is for operators: whoever's."""
 
-    account_ids: tuple[str, ...]
+    owner: str
+    account_id: str = ""
     states: tuple[int, ...] = ()
     create_time_from_ms: int | None = None
     create_time_until_ms: int | None = None
@@ -105,22 +106,21 @@ def list_payments(
     connection: apsw.Connection, wanted: PaymentFilter, after: int | None, limit: int
 ) -> tuple[tuple[int, Payment], ...]:
     """One page of (row number, payment), by row number; `after` is the last number of the page before."""
-    assert wanted.account_ids
-    parts = [f"account_id IN ({', '.join('?' * len(wanted.account_ids))})"]
-    values: list[str | int] = list(wanted.account_ids)
-    if wanted.states:
-        parts.append(f"state IN ({', '.join('?' * len(wanted.states))})")
-        values.extend(wanted.states)
-    bounds = (
+    conditions: list[tuple[str, str | int | None]] = [
+        ("account_id IN (SELECT account_id FROM account WHERE owner = ?)", wanted.owner or None),
+        ("account_id = ?", wanted.account_id or None),
         ("create_time_ms >= ?", wanted.create_time_from_ms),
         ("create_time_ms < ?", wanted.create_time_until_ms),
         ("number > ?" if wanted.oldest_first else "number < ?", after),
-    )
-    for part, value in bounds:
-        if value is not None:
-            parts.append(part)
-            values.append(value)
+    ]
+    parts = ["1", *(sql for sql, value in conditions if value is not None)]
+    values = [value for _, value in conditions if value is not None]
+    if wanted.states:
+        parts.append(f"state IN ({', '.join('?' * len(wanted.states))})")
+        values.extend(wanted.states)
     order = "ASC" if wanted.oldest_first else "DESC"
-    sql = f"SELECT number, {', '.join(COLUMNS)} FROM payment WHERE {' AND '.join(parts)} ORDER BY number {order} LIMIT ?"  # noqa: S608
+    sql = (
+        f"SELECT number, {', '.join(COLUMNS)} FROM payment WHERE {' AND '.join(parts)} ORDER BY number {order} LIMIT ?"  # noqa: S608
+    )
     rows = connection.execute(sql, (*values, limit))
     return tuple((row[0], payment_of_row(row[1:])) for row in rows)

@@ -14,7 +14,7 @@ from services.payment.domain.saga import Saga, Step
 
 KIND = "pay_invoice"
 RUNNING, DONE = 1, 2
-STEP_DONE, STEP_FAILED, STEP_COMPENSATED = 2, 3, 4
+STEP_RUNNING, STEP_DONE, STEP_FAILED, STEP_COMPENSATED = 1, 2, 3, 4
 """The numbers of `SagaStep.State`."""
 OTHERS_FIRST_MS = 300
 """A driver that gave a lease back lets the other replicas try this long: its own sidecar may be what is broken."""
@@ -127,7 +127,8 @@ def renew(connection: apsw.Connection, owner: str, saga_ids: Iterable[str], unti
     """Extend the leases that `owner` still holds; the ids that it does. The others are lost."""
     renewed = set()
     for saga_id in saga_ids:
-        connection.execute("UPDATE saga SET lease_until = ? WHERE id = ? AND owner = ?", (until_ms, saga_id, owner))
+        sql = "UPDATE saga SET lease_until = ? WHERE id = ? AND owner = ? AND lease_until > 0"
+        connection.execute(sql, (until_ms, saga_id, owner))
         if connection.changes() == 1:
             renewed.add(saga_id)
     return frozenset(renewed)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import apsw
-from nipmesh.payment.v1 import payment_service_pb2
 
+from nipmesh.payment.v1 import payment_service_pb2
 from services.payment.domain import transfers
 from services.payment.domain.ledger import net_deltas, refusal
 from services.payment.domain.model import (
@@ -31,48 +31,56 @@ from services.payment.domain.saga import (
     Settle,
     Succeed,
 )
-from services.payment.store import changes, idempotency, ledger, payments, sagas
+from services.payment.store import changes, ledger, payments, sagas
 from services.payment.wire import payment_message
+from services.storage.idempotency import InProgress, Replay, RequestKey, begin, complete
 
-PAY_INVOICE = "PayInvoice"
-"""The method's name in the idempotency table."""
+PAY_INVOICE = "/nipmesh.payment.v1.PaymentService/PayInvoice"
+"""The method's name among the stored requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """A payment that this request began, reserved or (for want of money) failed."""
+    """What a request for a payment came to. `fresh`: this request began it; it may have failed at once, for want of money."""
 
     payment: Payment
+    fresh: bool
 
 
 def begin_payment(
     connection: apsw.Connection,
-    key: idempotency.RequestKey,
+    key: RequestKey,
     draft: Payment,
     saga: Saga,
     lease: sagas.Lease,
     lease_until_ms: int,
-) -> Begun | idempotency.Earlier:
+) -> Begun | Replay:
     """Reserve the amount and take the lease, or find what an earlier request with this id did.
 
-    `draft` is the payment as RESERVED. Raises Refused: REQUEST_ID_REUSED, ACCOUNT_NOT_FOUND, ACCOUNT_FROZEN, BALANCE_LIMIT_EXCEEDED,
-    PAYMENT_IN_FLIGHT, PAYMENT_ALREADY_PAID. A balance that does not suffice is recorded as a FAILED payment.
+    `draft` is the payment as RESERVED. Raises ServiceError REQUEST_ID_REUSED, and Refused: ACCOUNT_NOT_FOUND, ACCOUNT_FROZEN,
+    BALANCE_LIMIT_EXCEEDED, PAYMENT_IN_FLIGHT, PAYMENT_ALREADY_PAID. A balance that does not suffice is recorded as a FAILED payment.
     """
-    earlier = idempotency.find_earlier(connection, key)
-    if earlier is not None:
+    earlier = begin(connection, key)
+    if isinstance(earlier, Replay):
         return earlier
+    if isinstance(earlier, InProgress):
+        running = payments.find_payment_by_request(connection, key.scope, key.request_id)
+        assert running is not None, "a request that runs has a payment"
+        return Begun(payment=running, fresh=False)
     now_ms = draft.create_time_ms
     hold = transfers.hold(draft, now_ms)
     if not _covers(owned_account(connection, draft.account_id, draft.scope), hold):
         failed = replace(draft, state=PaymentState.FAILED, failure=Failure.INSUFFICIENT_BALANCE)
-        idempotency.remember(connection, key, now_ms, payment_id=draft.payment_id)
         payments.insert_payment(connection, failed)
-        return Begun(payment=_changed(connection, failed, None, now_ms))
+        return Begun(payment=_changed(connection, failed, None, now_ms), fresh=True)
     payments.insert_payment(connection, draft)
     ledger.post(connection, (hold,))
     sagas.insert_saga(connection, saga, lease, lease_until_ms, now_ms)
-    idempotency.remember(connection, key, now_ms, payment_id=draft.payment_id)
-    return Begun(payment=_changed(connection, draft, None, now_ms))
+    reserved = sagas.StepRecord(
+        step="reserve_balance", state=sagas.STEP_DONE, attempt=1, start_time_ms=now_ms, end_time_ms=now_ms
+    )
+    sagas.add_steps(connection, draft.payment_id, (reserved,))
+    return Begun(payment=_changed(connection, draft, None, now_ms), fresh=True)
 
 
 def owned_account(connection: apsw.Connection, account_id: str, owner: str) -> Account:
@@ -116,7 +124,9 @@ def advance(connection: apsw.Connection, progress: Progress) -> Payment:
         sagas.save_saga(connection, progress.lease, saga)
     sagas.add_steps(connection, saga.payment_id, progress.steps)
     payment = progress.payment
-    if isinstance(commit, SaveReceipt):  # a refund may have come in between: only here somebody else writes the row as well
+    if isinstance(
+        commit, SaveReceipt
+    ):  # a refund may have come in between: only here somebody else writes the row as well
         payment = payments.find_payment(connection, payment.payment_id) or payment
     after = _after(connection, payment, progress)
     return payment if after is None else _changed(connection, after, payment, now_ms)
@@ -149,14 +159,16 @@ def _after(connection: apsw.Connection, payment: Payment, progress: Progress) ->
 
 
 def _changed(connection: apsw.Connection, payment: Payment, before: Payment | None, now_ms: int) -> Payment:
-    """Number the change, write the row, and store the response of a payment that is final."""
+    """Number the change, write the row, and store the response of a payment that is final. A refund is no news to who paid."""
     payment = replace(payment, update_time_ms=now_ms)
     sequence = changes.record(connection, payment, before.state if before is not None else 0)
     payment = replace(payment, sequence=sequence)
     payments.update_payment(connection, payment)
-    if payment.state in FINAL_STATES:
+    refunded = before is not None and payment.refunded_msat != before.refunded_msat
+    if payment.state in FINAL_STATES and not refunded:
         response = payment_service_pb2.PayInvoiceResponse(payment=payment_message(payment))
-        idempotency.answer(connection, payment.scope, PAY_INVOICE, payment.request_id, response.SerializeToString())
+        key = RequestKey(scope=payment.scope, method=PAY_INVOICE, request_id=payment.request_id, sha256=b"")
+        complete(connection, key, response)
     return payment
 
 

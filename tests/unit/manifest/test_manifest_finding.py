@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,3 +87,10 @@ def test_findings_are_sorted_unique_and_limited() -> None:
 
 def test_codes_have_titles() -> None:
     assert all(code.startswith("NM") and len(code) == 5 and title for code, title in CODES.items())
+
+
+def test_the_table_of_codes_is_the_codes_that_are_used() -> None:
+    sources = (Path(__file__).resolve().parents[3] / "generator").rglob("*.py")
+    texts = (path.read_text(encoding="utf-8") for path in sources if path.name != "codes.py")
+    used = {code for text in texts for code in re.findall(r'"(NM[0-9]{3})"', text)}
+    assert used <= set(CODES)

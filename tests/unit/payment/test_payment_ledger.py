@@ -86,7 +86,9 @@ def test_default_fee_limit() -> None:
 
 
 def test_frozen_accounts_receive_and_resolve_but_do_not_spend() -> None:
-    frozen = Account(account_id="a", owner="o", state=AccountState.FROZEN, credits_posted_msat=10, debits_pending_msat=5)
+    frozen = Account(
+        account_id="a", owner="o", state=AccountState.FROZEN, credits_posted_msat=10, debits_pending_msat=5
+    )
     assert refusal(frozen, Delta(account_id="a", debits_pending_msat=-5)) is None
     assert refusal(frozen, Delta(account_id="a", debits_pending_msat=-5, debits_posted_msat=5)) is None
     assert refusal(frozen, Delta(account_id="a", credits_posted_msat=5)) is None
@@ -208,7 +210,15 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         held = self.pending[data.draw(st.sampled_from(sorted(self.pending)))]
         assert self._both(
-            [self._make(TransferKind.VOID_PENDING, held.debit_account_id, SUSPENSE_ACCOUNT, held.amount_msat, held.transfer_id)]
+            [
+                self._make(
+                    TransferKind.VOID_PENDING,
+                    held.debit_account_id,
+                    SUSPENSE_ACCOUNT,
+                    held.amount_msat,
+                    held.transfer_id,
+                )
+            ]
         )
 
     @rule(account_id=st.sampled_from(CUSTOMERS), state=st.sampled_from([AccountState.ACTIVE, AccountState.FROZEN]))

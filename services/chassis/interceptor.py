@@ -1,0 +1,261 @@
+"""The border between gRPC and a servicer: one interceptor that wraps every method, inside the telemetry interceptor.
+
+From the outside in, for each call: metrics and access log, error border, identity, overload, deserialization, access rule, validation, the
+servicer, serialization. It stands inside the telemetry interceptor, so that spans see the code that the client sees.
+
+Three things that grpc.aio does badly are mended here: an uncaught exception's text reaches the client; a call whose body is missing
+or cut short is never answered (so unary requests are read here, as a stream of one); a stray CancelledError leaves the client hanging.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from services.chassis.caller import DENIED, Access, AccessTable, CallInfo, Identities, set_current_call
+from services.chassis.draining import Draining
+from services.chassis.errors import (
+    STATUS_DETAILS_KEY,
+    FieldViolation,
+    InvalidRequest,
+    Reason,
+    ServiceError,
+    status_of,
+    unavailable,
+)
+from services.chassis.logs import get_logger
+from services.chassis.metrics import CallMetrics, MethodMetrics
+from services.chassis.validation import validate_request
+
+IN_FLIGHT_MAX: Final = 2_000
+"""Calls that run at once, streams included; more are OVERLOADED. Memory for each is about 50 KiB."""
+OVERLOAD_RETRY_MS: Final = 200
+"""When to try again after OVERLOADED."""
+QUIET_METHODS: Final = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})
+"""Asked every second by the sidecar: logged only when they fail."""
+
+_log = get_logger("rpc")
+
+
+@dataclass(slots=True)
+class Running:
+    """One running call: what the log and the metrics will say."""
+
+    info: CallInfo
+    start_s: float
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    reason: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class BorderInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # the stubs leave its parameters open
+    """Wraps each handler of the server; see the module."""
+
+    def __init__(self, *, identities: Identities, access: AccessTable, metrics: CallMetrics, draining: Draining) -> None:
+        """`access` is the whole table, the built-in methods included."""
+        self._identities = identities
+        self._access = access
+        self._metrics = metrics
+        self._draining = draining
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._in_flight = 0
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The wrapped handler of a method; None (UNIMPLEMENTED) for a method that the server does not have."""
+        method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            wrapped = self._wrapped[method] = self._wrap(method, handler)
+        return wrapped
+
+    def _wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        """A handler of bytes whose request side is always a stream (see the module) around one of messages."""
+        border = _Method(self, method, handler)
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(border.stream)
+        return grpc.stream_unary_rpc_method_handler(border.unary)
+
+    def begin(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Running:
+        """Who calls, until when."""
+        metadata = context.invocation_metadata() or ()
+        remaining = context.time_remaining()
+        now_s = time.monotonic()
+        info = CallInfo(
+            method=method,
+            caller=self._identities.caller((str(key), value) for key, value in metadata),
+            deadline_s=None if remaining is None else now_s + remaining,
+        )
+        set_current_call(info)
+        self._in_flight += 1
+        return Running(info=info, start_s=now_s)
+
+    def end(self, running: Running, metrics: MethodMetrics) -> None:
+        """Count and log a call that is over."""
+        self._in_flight -= 1
+        duration_s = time.monotonic() - running.start_s
+        metrics.ended(running.code, duration_s)
+        if running.info.method in QUIET_METHODS and running.code is grpc.StatusCode.OK:
+            return
+        caller = running.info.caller
+        who = {"peer": caller.peer, "subject": caller.subject, "reason": running.reason}
+        _log.info(
+            "call",
+            method=running.info.method,
+            code=running.code.name,
+            duration_ms=round(duration_s * 1_000, 3),
+            **{key: value for key, value in who.items() if value},
+        )
+
+    def admit(self, info: CallInfo, access: Access) -> None:
+        """Refuse what may not be called, and what is too much."""
+        access.check(info.caller)
+        if self._in_flight > IN_FLIGHT_MAX and info.method not in QUIET_METHODS:
+            raise unavailable("too many calls at once", reason=Reason.OVERLOADED, retry_delay_ms=OVERLOAD_RETRY_MS)
+
+    def access_of(self, method: str) -> Access:
+        """Who may call a method: nobody, unless the table says so."""
+        return self._access.get(method, DENIED)
+
+    def metrics_of(self, method: str) -> MethodMetrics:
+        """The metrics of one method."""
+        return MethodMetrics(self._metrics, method)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the replica shuts down."""
+        return self._draining.is_set()
+
+
+class _Method:
+    """One method: its handler with the border around it."""
+
+    def __init__(self, border: BorderInterceptor, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> None:
+        """Resolve once what does not change between calls."""
+        self._border = border
+        self._name = method
+        self._handler = handler
+        self._access = border.access_of(method)
+        self._metrics = border.metrics_of(method)
+        kinds = (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream)
+        self._behaviour: Callable[..., Any] = next(kind for kind in kinds if kind is not None)
+        self._serialize: Callable[[Any], bytes] = handler.response_serializer or bytes
+        self._deserialize: Callable[[bytes], Any] = handler.request_deserializer or bytes
+
+    async def unary(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        """A call with one response."""
+        running = self._border.begin(self._name, context)
+        self._metrics.began()
+        try:
+            request = await self._request(running, requests)
+            return self._serialize(await self._behaviour(request, context))
+        except BaseException as error:  # noqa: BLE001  # this is the border
+            await self._fail(running, context, error)
+            raise AssertionError("unreachable: abort raises") from error
+        finally:
+            self._border.end(running, self._metrics)
+
+    async def stream(
+        self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[bytes, None]:
+        """A call with a stream of responses; the servicer's generator is closed with it."""
+        running = self._border.begin(self._name, context)
+        self._metrics.began()
+        try:
+            request = await self._request(running, requests)
+            responses = self._behaviour(request, context)
+            assert inspect.isasyncgen(responses), f"{self._name} must be an async generator"
+            async with contextlib.aclosing(responses):
+                async for response in responses:
+                    yield self._serialize(response)
+        except BaseException as error:  # noqa: BLE001  # this is the border
+            await self._fail(running, context, error)
+        finally:
+            self._border.end(running, self._metrics)
+
+    async def _request(self, running: Running, requests: AsyncIterator[bytes]) -> Any:  # noqa: ANN401  # a message or a stream of them
+        """The request, once the caller may make it: checked messages."""
+        self._border.admit(running.info, self._access)
+        if self._handler.request_streaming:
+            return self._checked_stream(requests)
+        async for raw in requests:
+            return self._checked(raw)
+        raise InvalidRequest(message="the request's body is missing or cut short")
+
+    async def _checked_stream(self, requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        """Messages of a request stream, each checked as it comes."""
+        async for raw in requests:
+            yield self._checked(raw)
+
+    def _checked(self, raw: bytes) -> Any:  # noqa: ANN401  # a message, or what a generic handler deserializes to
+        """One deserialized, valid message."""
+        try:
+            request = self._deserialize(raw)
+        except DecodeError as error:
+            raise InvalidRequest(
+                FieldViolation(field="", description="the bytes are not a message of the request's type")
+            ) from error
+        if isinstance(request, Message):
+            validate_request(request)
+        return request
+
+    async def _fail(self, running: Running, context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> None:
+        """End the call with what the client may know of `error`; never returns."""
+        if isinstance(error, grpc.aio.AbortError):  # the servicer used context.abort itself
+            running.code = _code_of(context)
+            raise error
+        if isinstance(error, GeneratorExit) or (isinstance(error, asyncio.CancelledError) and _is_cancelled()):
+            late = running.info.deadline_s is not None and time.monotonic() >= running.info.deadline_s
+            running.code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+            raise error
+        failure = self._failure(error)
+        running.code, running.reason = failure.code, failure.reason
+        status = status_of(failure)
+        await context.abort(failure.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
+
+    def _failure(self, error: BaseException) -> ServiceError:
+        """What an exception means to the client. What is not meant for it is logged in full and called INTERNAL."""
+        if isinstance(error, ServiceError):
+            return error
+        if isinstance(error, grpc.aio.AioRpcError):
+            return _dependency_failure(error)
+        if isinstance(error, asyncio.CancelledError) and self._border.draining:
+            return ServiceError(Reason.SERVICE_DRAINING, "the replica is shutting down; repeat the call")
+        _log.error("uncaught", method=self._name, exc_info=(type(error), error, error.__traceback__))
+        return ServiceError(Reason.INTERNAL, "internal error; the service's log has it under the trace id")
+
+
+def _is_cancelled() -> bool:
+    """Whether gRPC cancelled this call's own task, rather than something that the servicer awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _code_of(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
+    """The code that the servicer gave to abort."""
+    code: Any = context.code()
+    return code if isinstance(code, grpc.StatusCode) else next(each for each in grpc.StatusCode if each.value[0] == code)
+
+
+def _dependency_failure(error: grpc.aio.AioRpcError) -> ServiceError:
+    """A failed call to another service that the servicer did not handle: its text stays here."""
+    _log.warning("dependency failed", code=error.code().name, details=error.details())
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return ServiceError(Reason.DEADLINE_EXCEEDED, "the deadline passed in a call to another service")
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
+        return unavailable("another service does not answer")
+    return ServiceError(Reason.INTERNAL, "internal error; the service's log has it under the trace id")

@@ -1,0 +1,1 @@
+"""Text encodings that more than one service needs."""

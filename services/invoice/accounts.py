@@ -1,0 +1,63 @@
+"""Whose an account is: asked of the payment service, through the sidecar, under this service's own identity."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import grpc
+from nipmesh.payment.v1 import payment_pb2, payment_service_pb2
+from nipmesh.payment.v1.payment_service_pb2_grpc import AccountServiceStub
+
+from services.chassis.errors import Reason, ServiceError, not_found, precondition_failed, reason_of, unavailable
+from services.chassis.logs import get_logger
+
+CALL_S: Final = 2.0
+"""Deadline of the call: a healthy one takes milliseconds, and the caller is still there to be told."""
+
+_log = get_logger("invoice")
+
+
+class Accounts:
+    """The accounts of the payment service, as far as invoices care."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        """`channel` leads to the own sidecar."""
+        self._stub = AccountServiceStub(channel)
+
+    async def check_can_receive(self, account_id: str, owner_pubkey: str) -> None:
+        """Raise unless the account is `owner_pubkey`'s and can get invoices.
+
+        ACCOUNT_NOT_FOUND also for another's account, ACCOUNT_FROZEN, BACKEND_UNAVAILABLE.
+        """
+        account = await self.check_owner(account_id, owner_pubkey)
+        if account.state == payment_pb2.Account.STATE_FROZEN:
+            raise precondition_failed(Reason.ACCOUNT_FROZEN, "the account is frozen", subject=account_id)
+        if account.state != payment_pb2.Account.STATE_ACTIVE:
+            raise not_found(Reason.ACCOUNT_NOT_FOUND, "account")
+
+    async def check_owner(self, account_id: str, owner_pubkey: str | None) -> payment_pb2.Account:
+        """Return the account, when it is `owner_pubkey`'s (None: anybody's). Raises ACCOUNT_NOT_FOUND, BACKEND_UNAVAILABLE."""
+        account = await self._get(account_id)
+        theirs = owner_pubkey is None or account.owner_pubkey == owner_pubkey
+        if account.account_id != account_id or not theirs:
+            raise not_found(Reason.ACCOUNT_NOT_FOUND, "account")
+        return account
+
+    async def _get(self, account_id: str) -> payment_pb2.Account:
+        """Ask. A code alone proves nothing, a sidecar answers NOT_FOUND as well: only the reason counts."""
+        request = payment_service_pb2.GetAccountRequest(account_id=account_id)
+        try:
+            response = await self._stub.GetAccount(request, timeout=CALL_S)
+        except grpc.aio.AioRpcError as error:
+            reason = reason_of(error)
+            if reason == Reason.ACCOUNT_NOT_FOUND:
+                raise not_found(Reason.ACCOUNT_NOT_FOUND, "account") from error
+            _log.warning("account not checked", code=error.code().name, reason=reason)
+            raise _no_answer() from error
+        account: payment_pb2.Account = response.account
+        return account
+
+
+def _no_answer() -> ServiceError:
+    """Return BACKEND_UNAVAILABLE: whether the account is the caller's is not known."""
+    return unavailable("the payment service does not answer")

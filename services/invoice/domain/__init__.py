@@ -1,0 +1,1 @@
+"""The rules of invoices, pure: no clock, no database, no wire."""

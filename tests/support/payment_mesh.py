@@ -1,0 +1,271 @@
+"""Two payment replicas on one database with the NIP service as real processes; routers stand in for the sidecars."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import apsw
+import grpc
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from nipmesh.payment.v1 import payment_pb2
+from nipmesh.payment.v1 import payment_service_pb2 as pb
+from nipmesh.payment.v1.payment_service_pb2_grpc import AccountServiceStub, LedgerServiceStub, PaymentServiceStub
+from services.chassis.errors import reason_of
+from services.chassis.testing import as_service, as_user
+from services.payment.store.ledger import sums
+from support.settlement import Settlement
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+OPERATOR = "0f" * 32
+START_SECONDS_MAX = 20
+RETRIED = (grpc.StatusCode.UNAVAILABLE,)
+
+
+class Router(grpc.GenericRpcHandler):
+    """What a sidecar does with outgoing unary calls: route by path, say who calls."""
+
+    def __init__(self, service: str, routes: dict[str, Callable[[], str]]) -> None:
+        self._identity = as_service(service)
+        self._routes = routes
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    def service(self, handler_call_details: Any) -> Any:
+        method = handler_call_details.method
+
+        async def forward(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+            target = next(find() for prefix, find in self._routes.items() if method.startswith(prefix))
+            channel = self._channels.setdefault(target, grpc.aio.insecure_channel(target))
+            try:
+                call = channel.unary_unary(method)
+                return await call(request, metadata=self._identity, timeout=context.time_remaining())
+            except grpc.aio.AioRpcError as error:
+                await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
+                raise
+
+        return grpc.unary_unary_rpc_method_handler(forward)
+
+    async def close(self) -> None:
+        for channel in self._channels.values():
+            await channel.close()
+
+
+class Process:
+    """One service process, its log in a file."""
+
+    def __init__(self, module: str, name: str, folder: Path, environment: dict[str, str]) -> None:
+        self.module, self.name, self.socket = module, name, folder / f"{name}.d" / "app.sock"
+        self._log = folder / f"{name}.log"
+        self._environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("NIPMESH_")},
+            "PYTHONPATH": f"{REPOSITORY / 'protos'}:{REPOSITORY}",
+            "NIPMESH_LISTEN": f"unix:{self.socket}",
+            "NIPMESH_SERVICE": module.rpartition(".")[2],
+            "NIPMESH_LOG_LEVEL": "warning",
+            **environment,
+        }
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self, **environment: str) -> None:
+        """Start and wait until it serves."""
+        with self._log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", self.module, env=self._environment | environment, stdout=log, stderr=log
+            )
+        async with grpc.aio.insecure_channel(f"unix:{self.socket}") as channel:
+            ready = asyncio.create_task(channel.channel_ready())
+            ended = asyncio.create_task(self.process.wait())
+            await asyncio.wait((ready, ended), timeout=START_SECONDS_MAX, return_when=asyncio.FIRST_COMPLETED)
+            started = ready.done()
+            for task in (ready, ended):
+                task.cancel()
+            await asyncio.gather(ready, ended, return_exceptions=True)
+        assert started, f"{self.name} did not start:\n{self.log()}"
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.returncode is None
+
+    async def end(self, number: signal.Signals = signal.SIGKILL) -> int:
+        """Send a signal, wait for the end; the exit code."""
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+        return await self.process.wait()
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+
+class PaymentMesh:
+    """See the module. `call` goes to a living replica, again and elsewhere while the answer is UNAVAILABLE."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settlement = Settlement(folder / "settlement.sqlite3")
+        egress = f"unix:{folder}/egress.sock"
+        shared = {"NIPMESH_EGRESS": egress, "NIPMESH_DATA_DIRECTORY": str(folder / "data"), "NIPMESH_DRAIN_GRACE": "5"}
+        self.replicas = [
+            Process("services.payment", f"payment-{number}", folder, {**shared, "NIPMESH_REPLICA": str(number)})
+            for number in range(2)
+        ]
+        self.nip = Process("services.nip", "nip-0", folder, self._nip_environment())
+        self._servers: list[grpc.aio.Server] = []
+        self._channels: dict[int, grpc.aio.Channel] = {}
+        self._turn = 0
+
+    def _nip_environment(self) -> dict[str, str]:
+        token_key = self.folder / "token.pem"
+        private_key = ec.generate_private_key(ec.SECP256R1())
+        token_key.write_bytes(private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        keystore_key = self.folder / "keystore.key"
+        keystore_key.write_bytes(secrets.token_bytes(32))
+        for file in (token_key, keystore_key):
+            file.chmod(0o600)
+        return {
+            "NIPMESH_DATA_DIRECTORY": str(self.folder / "nip-data"),
+            "NIPMESH_TOKEN_KEY_FILE": str(token_key),
+            "NIPMESH_TOKEN_ISSUER": "spiffe://nip.mesh/service/nip",
+            "NIPMESH_TOKEN_AUDIENCE": "nip",
+            "NIP_KEYSTORE_KEY_FILE": str(keystore_key),
+        }
+
+    async def start(self) -> None:
+        router = Router(
+            "payment",
+            {
+                "/nipmesh.nip.": lambda: f"unix:{self.nip.socket}",
+                "/nipmesh.invoice.": lambda: f"unix:{self.folder}/settlement.sock",
+            },
+        )
+        self._router = router
+        for name in ("egress", "settlement"):
+            server = grpc.aio.server()
+            if name == "egress":
+                server.add_generic_rpc_handlers((router,))
+            else:
+                self.settlement.register(server)
+            server.add_insecure_port(f"unix:{self.folder}/{name}.sock")
+            await server.start()
+            self._servers.append(server)
+        await asyncio.gather(self.nip.start(), *(replica.start() for replica in self.replicas))
+
+    async def stop(self) -> None:
+        for channel in self._channels.values():
+            await channel.close()
+        for process in (*self.replicas, self.nip):
+            if process.alive:
+                await process.end()
+        await self._router.close()
+        for server in self._servers:
+            await server.stop(0)
+        self.settlement.db.close()
+
+    def channel(self, number: int) -> grpc.aio.Channel:
+        """A channel straight to one replica, as its sidecar has."""
+        if number not in self._channels:
+            target = f"unix:{self.replicas[number].socket}"
+            self._channels[number] = grpc.aio.insecure_channel(target, (("grpc.initial_reconnect_backoff_ms", 50),))
+        return self._channels[number]
+
+    async def call(self, stub: Any, method: str, request: Any, user: str, *, role: str = "", timeout: float = 15) -> Any:
+        """One call under a user's token; retried on another replica as the sidecar does for idempotent methods."""
+        for attempt in range(50):
+            self._turn += 1
+            living = [number for number, replica in enumerate(self.replicas) if replica.alive]
+            channel = self.channel(living[self._turn % len(living)])
+            try:
+                return await getattr(stub(channel), method)(request, metadata=as_user(user, role=role), timeout=timeout)
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in RETRIED or attempt == 49:
+                    raise
+                await asyncio.sleep(0.1)
+        raise AssertionError
+
+    async def open_account(self, user: str, amount_msat: int = 0) -> str:
+        """A new account, with money from the operator."""
+        request = pb.CreateAccountRequest(request_id=request_id())
+        account_id = (await self.call(AccountServiceStub, "CreateAccount", request, user)).account.account_id
+        if amount_msat:
+            deposit = pb.DepositRequest(request_id=request_id(), account_id=account_id, amount_msat=amount_msat)
+            await self.call(LedgerServiceStub, "Deposit", deposit, OPERATOR, role="operator")
+        return str(account_id)
+
+    async def account(self, account_id: str) -> payment_pb2.Account:
+        """As the operator sees it."""
+        request = pb.GetAccountRequest(account_id=account_id)
+        return (await self.call(AccountServiceStub, "GetAccount", request, OPERATOR, role="operator")).account
+
+    async def pay(self, user: str, account_id: str, text: str, identifier: str = "", **rest: Any) -> pb.PayInvoiceResponse:
+        """PayInvoice."""
+        timeout = rest.pop("timeout", 15)
+        request = pb.PayInvoiceRequest(
+            request_id=identifier or request_id(), account_id=account_id, payment_request=text, **rest
+        )
+        return await self.call(PaymentServiceStub, "PayInvoice", request, user, timeout=timeout)
+
+    async def payment(self, payment_id: str, *, full: bool = False) -> payment_pb2.Payment:
+        """As the operator sees it."""
+        view = pb.PAYMENT_VIEW_FULL if full else pb.PAYMENT_VIEW_BASIC
+        request = pb.GetPaymentRequest(payment_id=payment_id, view=view)
+        return (await self.call(PaymentServiceStub, "GetPayment", request, OPERATOR, role="operator")).payment
+
+    def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Rows of the payment database."""
+        with contextlib.closing(apsw.Connection(str(self.folder / "data" / "payment.sqlite3"))) as connection:
+            return list(connection.execute(sql, values))
+
+    def check_books(self, total_msat: int | None = None) -> None:
+        """Debits equal credits, nothing is negative, nothing is held; customers have `total_msat`."""
+        with contextlib.closing(apsw.Connection(str(self.folder / "data" / "payment.sqlite3"))) as connection:
+            pending, *_ = sums(connection)
+        assert pending == 0, "something is still held"
+        customers = "account_id LIKE 'customer:%'"
+        rows = self.query(f"SELECT credits_posted_msat - debits_posted_msat FROM account WHERE {customers}")
+        assert all(balance >= 0 for (balance,) in rows)
+        if total_msat is not None:
+            assert sum(balance for (balance,) in rows) == total_msat
+        sql = "SELECT count(*) FROM payment WHERE state NOT IN (4, 5, 6)"
+        assert self.query(sql) == [(0,)], "a payment is not final"
+
+
+def request_id() -> str:
+    """A fresh idempotency key."""
+    return str(uuid.uuid4())
+
+
+@contextlib.asynccontextmanager
+async def payment_mesh(folder: Path) -> AsyncIterator[PaymentMesh]:
+    """Started, and stopped at the end."""
+    folder.chmod(0o700)
+    mesh = PaymentMesh(folder)
+    try:
+        await mesh.start()
+        yield mesh
+    finally:
+        await mesh.stop()
+
+
+async def refused(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str | None]:
+    """The code and reason of a call that must fail."""
+    try:
+        answer = await call
+    except grpc.aio.AioRpcError as error:
+        return error.code(), reason_of(error)
+    raise AssertionError(f"the call succeeded: {answer}")
+
+
+async def eventually(check: Callable[[], Awaitable[bool]], seconds: float = 5) -> None:
+    """Ask until it is true."""
+    async with asyncio.timeout(seconds):
+        while not await check():
+            await asyncio.sleep(0.05)
