@@ -252,7 +252,9 @@ def absent_checks(descriptor: Descriptor) -> tuple[tuple[FieldDescriptor, tuple[
     """The fields whose absence may break a rule; an absent message or oneof member breaks only `required`."""
     found = []
     for field in descriptor.fields:
-        checks = () if field.has_presence or field.containing_oneof else value_checks(field)
+        if field.containing_oneof is not None:
+            continue
+        checks = () if field.has_presence else value_checks(field)
         if checks or is_required(field):
             found.append((field, checks))
     return tuple(found)

@@ -20,6 +20,8 @@ PEER_HEADER: Final = "x-forwarded-client-cert"
 OPERATOR: Final = "operator"
 """The role that LedgerService and other operators' methods need."""
 _SUBJECT: Final = re.compile(r"[0-9a-f]{64}\Z")
+_PAIR: Final = re.compile(r'([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^;,"]*)')
+_ELEMENT: Final = re.compile(rf"{_PAIR.pattern}(?:;{_PAIR.pattern})*")
 _SPIFFE: Final = re.compile(r"spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]{1,255}){1,8}\Z")
 
 
@@ -89,12 +91,14 @@ def _single(values: list[str]) -> str:
 
 
 def _peer(values: list[str]) -> str:
-    """The SPIFFE id of an x-forwarded-client-cert header with exactly one element and one URI, else ""."""
+    """The SPIFFE id of an x-forwarded-client-cert header with exactly one element and one URI, else "".
+
+    Two elements (a comma) mean that somebody forwarded the header instead of our sidecar setting it.
+    """
     header = _single(values)
-    if "," in re.sub(r'"(?:[^"\\]|\\.)*"', "", header):  # two elements: somebody forwarded instead of our sidecar setting it
+    if _ELEMENT.fullmatch(header) is None:
         return ""
-    uris = [value.strip('"') for key, _, value in (part.partition("=") for part in header.split(";")) if key.upper() == "URI"]
-    uri = _single(uris)
+    uri = _single([value.strip('"') for key, value in _PAIR.findall(header) if key.lower() == "uri"])
     return uri if _SPIFFE.match(uri) else ""
 
 
@@ -202,7 +206,7 @@ DENIED: Final = Access()
 """Nobody: what holds for a method that the table does not name."""
 
 
-def SERVICE(*names: str) -> Access:  # noqa: N802  # reads as one of the constants beside it
+def SERVICE(*names: str) -> Access:  # reads as one of the constants beside it
     """The services of this mesh with these names, under their own SPIFFE ids."""
     return Access(services=frozenset(names))
 

@@ -62,7 +62,9 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """A channel to the sidecar that NIPMESH_EGRESS and NIPMESH_AUTHORITY name, or to `target`. Close it, or use `async with`."""
     return _open(
-        target or os.environ.get("NIPMESH_EGRESS", ""), authority or os.environ.get("NIPMESH_AUTHORITY", ""), tracer_provider
+        target or os.environ.get("NIPMESH_EGRESS", ""),
+        authority or os.environ.get("NIPMESH_AUTHORITY", ""),
+        tracer_provider,
     )
 
 
@@ -70,12 +72,13 @@ def open_channel_sync(*, target: str | None = None, authority: str | None = None
     """The same for programs without asyncio: a plain channel with tracing. It passes no deadline on: give each call a timeout."""
     where = _required(target or os.environ.get("NIPMESH_EGRESS", ""))
     plain = grpc.insecure_channel(where, options=_options(authority or os.environ.get("NIPMESH_AUTHORITY", "")))
-    return grpc.intercept_channel(plain, client_interceptor())
+    return grpc.intercept_channel(plain, client_interceptor())  # type: ignore[no-untyped-call]  # it carries no types
 
 
 def _open(target: str, authority: str, tracer_provider: TracerProvider | None) -> grpc.aio.Channel:
     """An instrumented channel."""
-    interceptors = [*deadline_interceptors(), *aio_client_interceptors(tracer_provider)]
+    tracing = aio_client_interceptors(tracer_provider)  # type: ignore[no-untyped-call]  # it carries no types
+    interceptors = [*deadline_interceptors(), *tracing]
     return grpc.aio.insecure_channel(_required(target), options=_options(authority), interceptors=interceptors)
 
 
@@ -87,11 +90,13 @@ def _options(authority: str) -> tuple[tuple[str, int | str], ...]:
 def _required(target: str) -> str:
     """The target, when there is one."""
     if not target:
-        raise NoEgressError("NIPMESH_EGRESS is not set: it names the sidecar's socket, for example unix:/run/.../egress.sock")
+        raise NoEgressError(
+            "NIPMESH_EGRESS is not set: it names the sidecar's socket, for example unix:/run/.../egress.sock"
+        )
     return target
 
 
-def _with_deadline(details: Any, default_s: float | None) -> grpc.aio.ClientCallDetails:  # noqa: ANN401  # gRPC's own class
+def _with_deadline(details: Any, default_s: float | None) -> grpc.aio.ClientCallDetails:  # gRPC's own class
     """The call's details with a timeout within what the running call has left; a sidecar that restarts is waited for."""
     limits = [limit for limit in (details.timeout, remaining_s()) if limit is not None]
     timeout = min(limits) if limits else default_s
@@ -99,34 +104,34 @@ def _with_deadline(details: Any, default_s: float | None) -> grpc.aio.ClientCall
     return grpc.aio.ClientCallDetails(details.method, timeout, details.metadata, details.credentials, wait_for_ready)
 
 
-class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # the stubs leave its parameters open
+class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
     """Deadline of unary calls."""
 
-    async def intercept_unary_unary(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:  # noqa: ANN401
+    async def intercept_unary_unary(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
         """Pass the deadline on."""
         return await continuation(_with_deadline(details, CALL_S_DEFAULT), request)
 
 
-class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc]  # the same
+class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
     """Deadline of server streams: none unless the running call has one."""
 
-    async def intercept_unary_stream(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:  # noqa: ANN401
+    async def intercept_unary_stream(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
         """Pass the deadline on."""
         return await continuation(_with_deadline(details, None), request)
 
 
-class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):  # type: ignore[misc]  # the same
+class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
     """Deadline of client streams: none unless the running call has one."""
 
-    async def intercept_stream_unary(self, continuation: Callable[..., Any], details: Any, requests: Any) -> Any:  # noqa: ANN401
+    async def intercept_stream_unary(self, continuation: Callable[..., Any], details: Any, requests: Any) -> Any:
         """Pass the deadline on."""
         return await continuation(_with_deadline(details, None), requests)
 
 
-class _StreamStream(grpc.aio.StreamStreamClientInterceptor):  # type: ignore[misc]  # the same
+class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
     """Deadline of streams both ways: none unless the running call has one."""
 
-    async def intercept_stream_stream(self, continuation: Callable[..., Any], details: Any, requests: Any) -> Any:  # noqa: ANN401
+    async def intercept_stream_stream(self, continuation: Callable[..., Any], details: Any, requests: Any) -> Any:
         """Pass the deadline on."""
         return await continuation(_with_deadline(details, None), requests)
 

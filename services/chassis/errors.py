@@ -171,7 +171,9 @@ def precondition_failed(reason: Reason | str, message: str, *, subject: str) -> 
     return ServiceError(reason, message, preconditions=(violation,))
 
 
-def unavailable(message: str, *, reason: Reason = Reason.BACKEND_UNAVAILABLE, retry_delay_ms: int = 200) -> ServiceError:
+def unavailable(
+    message: str, *, reason: Reason = Reason.BACKEND_UNAVAILABLE, retry_delay_ms: int = 200
+) -> ServiceError:
     """UNAVAILABLE with RetryInfo."""
     return ServiceError(reason, message, retry_delay_ms=retry_delay_ms)
 
@@ -188,7 +190,9 @@ def status_of(error: ServiceError) -> status_pb2.Status:
         details.append(_bad_request(error.fields))
     if error.preconditions:
         details.append(_precondition_failure(error.preconditions))
-    return status_pb2.Status(code=error.code.value[0], message=error.message, details=[_packed(each) for each in details])
+    return status_pb2.Status(
+        code=error.code.value[0], message=error.message, details=[_packed(each) for each in details]
+    )
 
 
 def _packed(message: Message) -> AnyMessage:
@@ -238,7 +242,7 @@ def reason_of(error: grpc.RpcError) -> str | None:
     for detail in status.details if status else ():
         info = error_details_pb2.ErrorInfo()
         if detail.Is(info.DESCRIPTOR) and detail.Unpack(info) and info.domain == DOMAIN:
-            return info.reason
+            return str(info.reason)
     return None
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis.draining import Draining
 
-SERVICE_NAME = "grpc.health.v1.Health"
 _Response = health_pb2.HealthCheckResponse
 
 
@@ -27,8 +27,8 @@ class Health(health_pb2_grpc.HealthServicer):
             return _Response(status=_Response.SERVICE_UNKNOWN)
         return _Response(status=_Response.NOT_SERVING if self._draining.is_set() else _Response.SERVING)
 
-    async def Check(  # noqa: N802  # the name of the rpc
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
+    async def Check(  # the name of the rpc
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> health_pb2.HealthCheckResponse:
         """The state; NOT_FOUND for a service that is not ours."""
         status = self._status(request.service)
@@ -36,8 +36,8 @@ class Health(health_pb2_grpc.HealthServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return status
 
-    async def Watch(  # noqa: N802  # the name of the rpc
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
+    async def Watch(  # the name of the rpc
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """The state now and at the drain; then the stream ends."""
         yield self._status(request.service)

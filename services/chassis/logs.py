@@ -1,6 +1,6 @@
 """Structured logs: one JSON object per line on stdout, with trace ids. Secrets never reach it: they have types that do not show.
 
-    log = get_logger("payment"); log.info("payment.settled", payment_id=...)
+log = get_logger("payment"); log.info("payment.settled", payment_id=...)
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from services.chassis.settings import ChassisSettings
 from services.chassis.telemetry import trace_ids
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-_HIDDEN: Final = frozenset({"authorization", "access_token", "token", "secret", "nsec", "preimage", "private_key", "password"})
+_HIDDEN: Final = frozenset(
+    {"authorization", "access_token", "token", "secret", "nsec", "preimage", "private_key", "password"}
+)
 """Names under which a value is never printed, should somebody pass it by mistake."""
 
 
@@ -41,7 +43,10 @@ def configure_logs(settings: ChassisSettings) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer()],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *processors],
         )
     )
@@ -62,7 +67,7 @@ class _StandardOutput:
     log = debug = info = warn = warning = error = critical = fatal = failure = exception = msg
 
 
-def get_logger(name: str) -> Any:  # noqa: ANN401  # structlog's loggers are made of any
+def get_logger(name: str) -> Any:  # structlog's loggers are made of any
     """A logger whose lines say `component: name`."""
     return structlog.get_logger(component=name)  # lazy: it may be made before configure_logs
 
@@ -70,20 +75,20 @@ def get_logger(name: str) -> Any:  # noqa: ANN401  # structlog's loggers are mad
 def _add_origin(service: str, replica: int) -> structlog.typing.Processor:
     """Which process speaks."""
 
-    def add(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401  # structlog's
+    def add(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # structlog's
         event["service"], event["replica"] = service, replica
         return event
 
     return add
 
 
-def _add_trace(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401  # structlog's
+def _add_trace(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # structlog's
     """The running span, when there is one."""
     event.update(trace_ids())
     return event
 
 
-def _hide(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401  # structlog's
+def _hide(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # structlog's
     """Replace what must not be printed."""
     for name in _HIDDEN & event.keys():
         event[name] = "[redacted]"

@@ -14,8 +14,8 @@ import grpc
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    GCCollector,
     Gauge,
+    GCCollector,
     Histogram,
     PlatformCollector,
     ProcessCollector,
@@ -47,7 +47,11 @@ class CallMetrics:
         return cls(
             calls=Counter("nipmesh_server_calls", "Finished calls.", ("method", "code"), registry=registry),
             seconds=Histogram(
-                "nipmesh_server_call_seconds", "Time of calls.", ("method",), buckets=LATENCY_BUCKETS_S, registry=registry
+                "nipmesh_server_call_seconds",
+                "Time of calls.",
+                ("method",),
+                buckets=LATENCY_BUCKETS_S,
+                registry=registry,
             ),
             in_flight=Gauge("nipmesh_server_calls_in_flight", "Running calls.", ("method",), registry=registry),
         )
@@ -127,7 +131,13 @@ class MetricsServer:
         return _answer(200, body, send_body=parts[0] == b"GET")
 
 
-_PHRASES: Final = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+_PHRASES: Final = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    503: "Service Unavailable",
+}
 
 
 def _answer(code: int, body: bytes = b"", *, send_body: bool = True) -> bytes:

@@ -65,9 +65,11 @@ def load_secret(path: Path, *, length: int | None = None) -> SecretBytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise SecretFileError(f"cannot read the secret file {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        _check_mode(path, os.fstat(file.fileno()))
-        value = file.read(SECRET_BYTES_MAX + 1)
+    try:
+        _check_mode(path, os.fstat(descriptor))
+        value = os.read(descriptor, SECRET_BYTES_MAX + 1)
+    finally:
+        os.close(descriptor)
     return _checked(path, value, length)
 
 
@@ -77,7 +79,9 @@ def _check_mode(path: Path, status: os.stat_result) -> None:
         raise SecretFileError(f"the secret file {path} is not a regular file")
     mode = stat.S_IMODE(status.st_mode)
     if mode & ~SECRET_MODE:
-        raise SecretFileError(f"the secret file {path} has mode {mode:04o}; others could read it. Run: chmod 600 {path}")
+        raise SecretFileError(
+            f"the secret file {path} has mode {mode:04o}; others could read it. Run: chmod 600 {path}"
+        )
 
 
 def _checked(path: Path, value: bytes, length: int | None) -> SecretBytes:

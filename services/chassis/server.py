@@ -70,7 +70,7 @@ def run(service: ServiceDefinition[Any]) -> None:
     raise SystemExit(code)
 
 
-async def _main(service: ServiceDefinition[Any], settings: ChassisSettings, provider: Any) -> int:  # noqa: ANN401
+async def _main(service: ServiceDefinition[Any], settings: ChassisSettings, provider: Any) -> int:
     """Serve until a signal or a fault; return the exit code."""
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -104,7 +104,7 @@ async def serve(
     service: ServiceDefinition[SettingsT],
     settings: SettingsT,
     *,
-    tracer_provider: Any = None,  # noqa: ANN401  # an SDK TracerProvider, made from the settings when None
+    tracer_provider: Any = None,  # an SDK TracerProvider, made from the settings when None
     hurry: asyncio.Event | None = None,
 ) -> AsyncIterator[Application[SettingsT]]:
     """Serve inside the `async with`; leaving it drains: at most `drain_grace` seconds, cut short by `hurry`."""
@@ -126,9 +126,7 @@ async def serve(
 
 
 @contextlib.asynccontextmanager
-async def _listening(
-    app: Application[Any], access: Mapping[str, Access], hurry: asyncio.Event
-) -> AsyncIterator[None]:
+async def _listening(app: Application[Any], access: Mapping[str, Access], hurry: asyncio.Event) -> AsyncIterator[None]:
     """Listen for calls and scrapes; drain at the end."""
     server = _build_server(app, access)
     path = unix_path(app.settings.listen)
@@ -206,7 +204,8 @@ def _build_server(app: Application[Any], access: Mapping[str, Access]) -> grpc.a
         metrics=CallMetrics.register(app.registry),
         draining=app.draining,
     )
-    tracing = aio_server_interceptor(app.tracer_provider, filters.negate(filters.health_check()))
+    spanned = filters.negate(filters.health_check())
+    tracing = aio_server_interceptor(app.tracer_provider, spanned)  # type: ignore[no-untyped-call]  # it carries no types
     server = grpc.aio.server(interceptors=(tracing, border), options=SERVER_OPTIONS)
     for registration in app.registrations:
         registration.register(registration.servicer, server)

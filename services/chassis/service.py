@@ -5,14 +5,15 @@
         async with await Database.open(app.settings.data_directory / "nip.db", migrations=MIGRATIONS) as database:
             app.add(add_NipServiceServicer_to_server, NipServicer(database), DESCRIPTOR.services_by_name["NipService"])
             app.spawn(run_sweeper(database), name="sweeper")
-            yield
 
+Yield:
     SERVICE = ServiceDefinition(settings=NipSettings, access={"/nipmesh.nip.v1.NipService/GetKey": Access.USER, ...}, lifespan=nip)
 
     if __name__ == "__main__":
         run(SERVICE)
 
 What stands before `yield` runs before the server listens, what stands after it once all calls and background tasks have ended.
+
 """
 
 from __future__ import annotations
@@ -65,12 +66,14 @@ class Application(Generic[SettingsT]):
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     _channel: grpc.aio.Channel | None = None
 
-    def add(self, register: Callable[[Any, grpc.aio.Server], None], servicer: Any, descriptor: ServiceDescriptor) -> None:  # noqa: ANN401  # servicers share no base
+    def add(
+        self, register: Callable[[Any, grpc.aio.Server], None], servicer: Any, descriptor: ServiceDescriptor
+    ) -> None:  # servicers share no base
         """Serve `servicer`: `register` is the generated add_…Servicer_to_server, `descriptor` the service's."""
         self.registrations.append(Registration(register=register, servicer=servicer, descriptor=descriptor))
 
     def spawn(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
-        """Run a background task that belongs to no call: it keeps the trace, but neither caller nor deadline of a running call.
+        """Run a background task that belongs to no call: it keeps the trace, but not the caller and deadline of a call.
 
         After the grace of a drain it is cancelled and waited for. One that raises ends the process (exit code 1): let it handle what it
         expects.

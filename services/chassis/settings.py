@@ -34,7 +34,8 @@ class ChassisSettings(BaseSettings):
         description="Where to serve gRPC: unix:/path (in a 0700 directory, made if missing) or address:port.",
     )
     metrics_listen: str = Field(
-        default="", description="Where to serve GET /metrics (Prometheus): unix:/path or 127.0.0.1:port; empty: not at all."
+        default="",
+        description="Where to serve GET /metrics (Prometheus): unix:/path or 127.0.0.1:port; empty: not at all.",
     )
     egress: str = Field(
         default="", description="Target of all outgoing gRPC calls: the sidecar's socket, unix:/path or address:port."
@@ -44,9 +45,12 @@ class ChassisSettings(BaseSettings):
         default=Path(".nipmesh/data"), description="Folder of durable state, 0700, shared by the replicas on this host."
     )
     gateway_identity: str = Field(
-        default="", description="SPIFFE id of the gateway; empty: spiffe://<trust domain>/gateway. Only it brings user claims."
+        default="",
+        description="SPIFFE id of the gateway; empty: spiffe://<trust domain>/gateway. Only it brings user claims.",
     )
-    gateway_url: str = Field(default="http://127.0.0.1:8080", description="Public URL of the gateway, no slash at the end.")
+    gateway_url: str = Field(
+        default="http://127.0.0.1:8080", description="Public URL of the gateway, no slash at the end."
+    )
     claim_headers: str = Field(
         default="sub=x-nipmesh-subject,role=x-nipmesh-role",
         description="Which header carries which claim of the token, from the gateway.",
@@ -55,7 +59,9 @@ class ChassisSettings(BaseSettings):
     drain_grace: float = Field(
         default=10.0, ge=0.0, le=DRAIN_GRACE_S_MAX, description="Seconds that running calls get after SIGTERM."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
 
     @field_validator("listen", "metrics_listen", "egress")
     @classmethod
@@ -87,7 +93,7 @@ class ChassisSettings(BaseSettings):
 
     @property
     def spiffe_id(self) -> str:
-        """This service's own SPIFFE id."""
+        """The SPIFFE id under which this service calls others."""
         return f"spiffe://{self.trust_domain}/service/{self.service}"
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -37,10 +38,19 @@ def as_service(name: str) -> tuple[tuple[str, str], ...]:
 
 @contextlib.asynccontextmanager
 async def running(
-    service: ServiceDefinition[SettingsT], folder: Path, **settings: Any  # noqa: ANN401  # fields of the settings
+    service: ServiceDefinition[SettingsT],
+    folder: Path,
+    **settings: Any,  # fields of the settings
 ) -> AsyncIterator[tuple[Application[SettingsT], grpc.aio.Channel]]:
     """Serve on `folder`/app.sock with durable state in `folder`/data; yield the application and a plain channel to it."""
-    folder.chmod(0o700)
-    values = {"listen": f"unix:{folder}/app.sock", "data_directory": folder / "data", "drain_grace": 1.0} | settings
-    async with serve(service, service.settings(**values)) as app, grpc.aio.insecure_channel(app.settings.listen) as channel:
+    await asyncio.to_thread(folder.chmod, 0o700)
+    values: dict[str, Any] = {
+        "listen": f"unix:{folder}/app.sock",
+        "data_directory": folder / "data",
+        "drain_grace": 1.0,
+    } | settings
+    async with (
+        serve(service, service.settings(**values)) as app,
+        grpc.aio.insecure_channel(app.settings.listen) as channel,
+    ):
         yield app, channel

@@ -25,19 +25,19 @@ def compile_rules(request_type: type[Message]) -> None:
     _validator.collect_violations(request_type())
 
 
-def _field_violation(violation: Any) -> FieldViolation:  # noqa: ANN401  # protovalidate's own message type
+def _field_violation(violation: Any) -> FieldViolation:  # protovalidate's own message type
     """One violation in our words; the rule's id, for example string.min_len, becomes its reason."""
     description = violation.message or f"breaks the rule {violation.rule_id}"
     path = _path(violation.field.elements) if violation.field else ""
     return FieldViolation(field=path, description=description, reason=violation.rule_id)
 
 
-def _path(elements: Any) -> str:  # noqa: ANN401  # the same
+def _path(elements: Any) -> str:  # the same
     """A path like `events[3].tags[0]`, or "" for a rule of the whole message."""
     return ".".join(f"{element.field_name}{_subscript(element)}" for element in elements)
 
 
-def _subscript(element: Any) -> str:  # noqa: ANN401  # the same
+def _subscript(element: Any) -> str:  # the same
     """`[3]` or `["key"]` of a repeated or map field, else ""."""
     subscript = element.subscript
     if subscript is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 import grpc
+
 from nipmesh.payment.v1 import payment_pb2, payment_service_pb2
 from nipmesh.payment.v1.payment_service_pb2_grpc import AccountServiceStub
-
 from services.chassis.errors import Reason, ServiceError, not_found, precondition_failed, reason_of, unavailable
 from services.chassis.logs import get_logger
 

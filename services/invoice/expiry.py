@@ -17,6 +17,8 @@ LOOK_S_MAX: Final = 1.0
 RETRY_S: Final = 0.25
 """Pause when the database does not take the write."""
 MS_PER_SECOND: Final = 1_000
+ALWAYS_MS: Final = 2**63
+"""Later than every expire time."""
 
 _log = get_logger("invoice")
 
@@ -29,7 +31,7 @@ class ExpirySweeper:
         self._database = database
         self._clock = clock
         self._nearer = asyncio.Event()
-        self._wake_time_ms = 0
+        self._wake_time_ms = ALWAYS_MS
 
     def note(self, expire_time_ms: int) -> None:
         """Say that an invoice was made that expires then."""
@@ -39,6 +41,8 @@ class ExpirySweeper:
     async def run(self) -> None:
         """Expire for ever. A database that is busy or locked is tried again."""
         while True:
+            self._nearer.clear()
+            self._wake_time_ms = ALWAYS_MS  # until the pause is known, each new invoice ends it
             try:
                 await self._sweep()
                 pause_s = await self._pause_s()
@@ -47,7 +51,6 @@ class ExpirySweeper:
                 pause_s = RETRY_S
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._nearer.wait(), pause_s)
-            self._nearer.clear()
 
     async def _sweep(self) -> None:
         """Expire all that are due; no write when none is."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import apsw
 
@@ -25,6 +25,7 @@ _COLUMNS: Final = (
     "invoice_id, owner_pubkey, account_id, state, payment_request, payment_hash, preimage, amount_msat, amount_paid_msat,"
     " description, description_hash, create_time_ms, expire_time_ms, settle_time_ms, update_time_ms, locked_by, sequence"
 )
+_NAMES: Final = tuple(_COLUMNS.split(", "))
 
 
 class InvoiceNotFoundError(LookupError):
@@ -106,7 +107,9 @@ def cancel_invoice(connection: apsw.Connection, key: Key, owner_pubkey: str, now
     return _store_change(connection, invoice, rules.cancel(invoice, now_ms))
 
 
-def lock_invoice(connection: apsw.Connection, payment_request: str, order: LockOrder, now_ms: int) -> tuple[Invoice, Hold]:
+def lock_invoice(
+    connection: apsw.Connection, payment_request: str, order: LockOrder, now_ms: int
+) -> tuple[Invoice, Hold]:
     """Let a payment hold an invoice. Raises InvoiceNotFoundError, RefusedError and OtherInvoiceError."""
     invoice = find_invoice(connection, Key(column="payment_request", value=payment_request))
     before = find_hold(connection, order.payment_id)
@@ -257,10 +260,9 @@ def _row(invoice: Invoice) -> tuple[str | int | bytes | None, ...]:
     )
 
 
-def _invoice(row: apsw.SQLiteValues) -> Invoice:
-    """Return the invoice of a row."""
-    names = _COLUMNS.split(", ")
-    values = dict(zip(names, row, strict=True))
+def _invoice(row: Sequence[Any]) -> Invoice:
+    """Return the invoice of a row with _COLUMNS."""
+    values = dict(zip(_NAMES, row, strict=True))
     values["state"] = State(values["state"])
     values["preimage"] = SecretBytes(values["preimage"])
     invoice = Invoice(**values)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from nipmesh.events.v1 import events_pb2
 from nipmesh.invoice.v1 import invoice_pb2
 from nipmesh.invoice.v1 import invoice_service_pb2 as pb
-
 from services.invoice.domain.invoice import Invoice, State
 from services.lightning.payment_request import PaymentRequest
 
@@ -32,7 +32,7 @@ def invoice_message(invoice: Invoice, *, reveal: bool = False, sequence: int | N
     message = invoice_pb2.Invoice(
         invoice_id=invoice.invoice_id,
         account_id=invoice.account_id,
-        state=invoice_pb2.Invoice.State.Name(invoice.state),
+        state=_state(invoice.state),
         payment_request=invoice.payment_request,
         payment_hash=invoice.payment_hash,
         preimage=invoice.preimage.reveal().hex() if reveal and invoice.state is State.SETTLED else "",
@@ -53,6 +53,11 @@ def invoice_message(invoice: Invoice, *, reveal: bool = False, sequence: int | N
     return message
 
 
+def _state(state: State | None) -> invoice_pb2.Invoice.State.ValueType:
+    """Return the state's number on the wire, which is its own; None is STATE_UNSPECIFIED."""
+    return invoice_pb2.Invoice.State.ValueType(state or 0)
+
+
 def event_kind(state: State) -> str:
     """Return the CloudEvents type of a change to this state."""
     return f"nipmesh.invoice.v1.{state.name.lower()}"
@@ -62,7 +67,7 @@ def change_payload(invoice: Invoice, previous: State | None) -> bytes:
     """Return the serialized InvoiceChanged, without preimage; its sequence is given when it is committed."""
     changed = events_pb2.InvoiceChanged(
         invoice=invoice_message(invoice, sequence=0),
-        previous_state=invoice_pb2.Invoice.State.Name(previous or 0),
+        previous_state=_state(previous),
         owner_pubkey=invoice.owner_pubkey,
     )
     return changed.SerializeToString(deterministic=True)

@@ -17,6 +17,7 @@ from services.payment.domain.model import FINAL_STATES, Payment, PaymentState, R
 from services.payment.domain.saga import Saga
 from services.payment.driver import now_ms
 from services.payment.engine import SagaEngine
+from services.payment.failpoints import failpoint
 from services.payment.store.transactions import Begun, begin_payment
 from services.payment.wire import payment_message
 from services.storage.database import Database
@@ -95,6 +96,7 @@ class InvoicePayer:
             lambda connection: begin_payment(connection, key, payment, saga, lease, until_ms),
             payment.account_id,
         )
+        failpoint("reserve_balance.done")
         if isinstance(outcome, Begun) and outcome.fresh and outcome.payment.state is PaymentState.RESERVED:
             self._engine.run(lease, saga, outcome.payment)
         return outcome

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import apsw
 from opentelemetry import propagate
@@ -83,8 +83,8 @@ def newest_sequence(connection: apsw.Connection) -> int:
 
 def check_resume_point(connection: apsw.Connection, sequence: int) -> None:
     """Raise RESUME_POINT_EXPIRED when events after `sequence` are gone already, or `sequence` was never given out."""
-    removed = connection.execute("SELECT value FROM storage_fact WHERE name = 'events_removed_to'").fetchone()
-    if sequence > newest_sequence(connection) or 0 < sequence < int(removed[0]):
+    removed: Any = connection.execute("SELECT value FROM storage_fact WHERE name = 'events_removed_to'").get
+    if sequence > newest_sequence(connection) or 0 < sequence < int(removed):
         raise ServiceError(Reason.RESUME_POINT_EXPIRED, "the stream cannot resume there; list, then watch anew")
 
 
@@ -141,12 +141,13 @@ async def _changed(changes: Changes, draining: Draining, timeout_s: float) -> bo
 
 def remove_old_events(connection: apsw.Connection, now_ms: int, *, limit: int) -> int:
     """Delete at most `limit` events older than the retention and remember how far; return how many."""
-    rows = connection.execute(
-        "SELECT sequence FROM storage_event WHERE create_time_ms < ? ORDER BY sequence LIMIT ?", (now_ms - KEPT_MS, limit)
-    ).fetchall()
-    if not rows:
+    last: Any = connection.execute(
+        "SELECT max(sequence) FROM"
+        " (SELECT sequence FROM storage_event WHERE create_time_ms < ? ORDER BY sequence LIMIT ?)",
+        (now_ms - KEPT_MS, limit),
+    ).get
+    if last is None:
         return 0
-    last = int(rows[-1][0])
     connection.execute("DELETE FROM storage_event WHERE sequence <= ?", (last,))
     removed = int(connection.changes())
     connection.execute("UPDATE storage_fact SET value = ? WHERE name = 'events_removed_to'", (str(last).encode(),))

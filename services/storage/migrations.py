@@ -89,10 +89,14 @@ def _applied(connection: apsw.Connection, component: str) -> list[tuple[int, str
 def _check_applied(component: str, applied: Sequence[tuple[int, str, str]], migrations: Sequence[Migration]) -> None:
     """Refuse a database of a newer program, and edited files."""
     if len(applied) > len(migrations):
-        raise MigrationError(f"the database is newer than this program ({component} {len(applied)}); start the newer program")
+        raise MigrationError(
+            f"the database is newer than this program ({component} {len(applied)}); start the newer program"
+        )
     for (number, name, sha256), migration in zip(applied, migrations, strict=False):
         if (number, sha256) != (migration.number, migration.sha256):
-            raise MigrationError(f"migration {component} {number:04d}_{name} was edited after it was applied; add a new one instead")
+            raise MigrationError(
+                f"migration {component} {number:04d}_{name} was edited after it was applied; add a new one instead"
+            )
 
 
 def _apply(connection: apsw.Connection, component: str, migration: Migration) -> None:
@@ -101,7 +105,9 @@ def _apply(connection: apsw.Connection, component: str, migration: Migration) ->
         for _ in connection.execute(migration.sql):
             pass
     except apsw.Error as error:
-        raise MigrationError(f"migration {component} {migration.number:04d}_{migration.name} failed: {error}") from error
+        raise MigrationError(
+            f"migration {component} {migration.number:04d}_{migration.name} failed: {error}"
+        ) from error
     if not connection.in_transaction:
         raise MigrationError(f"migration {component} {migration.number:04d}_{migration.name} ended the transaction")
     connection.execute(

@@ -1,8 +1,8 @@
 """Pages of lists: opaque keyset tokens, sealed for one caller, method and set of filters.
 
-    page = tokens.page(request)                               # request has page_size and page_token
-    rows = ... WHERE id < page.after[0] ... LIMIT page.size + 1
-    response.next_page_token = tokens.next(request, (rows[-1].id,)) if more else ""
+page = tokens.page(request)                               # request has page_size and page_token
+rows = ... WHERE id < page.after[0] ... LIMIT page.size + 1
+response.next_page_token = tokens.next(request, (rows[-1].id,)) if more else ""
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ class PageTokens:
     def _open(self, token: str, binding: bytes) -> Cursor:
         """The cursor in a token of ours, for this binding."""
         try:
-            raw = base64.b64decode(token[:TOKEN_CHARACTERS_MAX] + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+            raw = base64.b64decode(
+                token[:TOKEN_CHARACTERS_MAX] + "=" * (-len(token) % 4), altchars=b"-_", validate=True
+            )
         except (binascii.Error, ValueError):
             raw = b""
         seal, body = raw[:SEAL_BYTES], raw[SEAL_BYTES:]

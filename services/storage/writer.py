@@ -149,7 +149,9 @@ def _run_one(connection: apsw.Connection, write: PendingWrite) -> None:
         write.result = write.context.run(write.work, connection)  # the caller and the trace of whoever asked
     except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits, and the thread must live
         write.error = error
-    if not connection.in_transaction:  # a full disk or an I/O error rolls back everything, work may have committed by mistake
+    if (
+        not connection.in_transaction
+    ):  # a full disk or an I/O error rolls back everything, work may have committed by mistake
         raise apsw.AbortError("the transaction ended inside a write")
     if write.error is not None:
         connection.execute("ROLLBACK TO one_write")

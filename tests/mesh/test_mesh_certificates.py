@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
 import ssl
 import stat
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from nipmesh.nip.v1 import nip_service_pb2
 
+from nipmesh.nip.v1 import nip_service_pb2
 from support.load import run_load
 from support.mesh import REPOSITORY, RunningMesh
 from support.nostr import User
@@ -80,19 +80,19 @@ def leaf(folder: Path, identity: str, *, authority: Path | None, expired: bool =
     key, issuer_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nobody")])
     if authority is not None:
-        issuer_certificate = x509.load_pem_x509_certificate(next(authority.glob("*.crt")).read_bytes())
-        loaded = serialization.load_pem_private_key(next(authority.glob("*.key")).read_bytes(), None)
+        issuer_certificate = x509.load_pem_x509_certificate(next(authority.glob("authority-*.crt")).read_bytes())
+        loaded = serialization.load_pem_private_key(next(authority.glob("authority-*.key")).read_bytes(), None)
         assert isinstance(loaded, ec.EllipticCurvePrivateKey)
         issuer, issuer_key = issuer_certificate.subject, loaded
-    now = datetime.datetime.now(datetime.UTC)
-    end = now + datetime.timedelta(hours=-1 if expired else 1)
+    now = dt.datetime.now(dt.UTC)
+    end = now + dt.timedelta(hours=-1 if expired else 1)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=2))
+        .not_valid_before(now - dt.timedelta(hours=2))
         .not_valid_after(end)
         .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity)]), critical=True)
         .sign(issuer_key, hashes.SHA256())
@@ -133,18 +133,12 @@ def test_a_certificate_of_the_mesh_is_let_in(mesh: RunningMesh) -> None:
 def test_a_wrong_certificate_is_refused(
     mesh: RunningMesh, tmp_path: Path, identity: str, own_authority: bool, expired: bool
 ) -> None:
-    authority = mesh.directory / ".nipmesh" / "pki" / "authority" if own_authority else None
+    authority = mesh.directory / ".nipmesh" / "pki" if own_authority else None
     paths = leaf(tmp_path, identity, authority=authority, expired=expired)
     assert tls_alert(inbound(mesh, "payment"), client_context(*paths)) is not None
 
 
 async def test_a_method_that_the_manifest_does_not_allow_is_denied(mesh: RunningMesh) -> None:
-    folder = certificates(mesh, "invoice-0")
-    server = ssl.get_server_certificate(inbound(mesh, "payment")) if False else (folder / "ca.crt").read_text()
-    credentials = grpc.ssl_channel_credentials(
-        server.encode(), (folder / "tls.key").read_bytes(), (folder / "tls.crt").read_bytes()
-    )
-    del credentials
     egress = str(mesh.replicas("invoice")[0]["egress"])
     async with grpc.aio.insecure_channel(egress) as channel:
         allowed = await _code(channel, GET_ACCOUNT)
@@ -173,8 +167,10 @@ def test_private_keys_are_their_owners_alone(mesh: RunningMesh) -> None:
 @pytest.fixture(scope="module")
 def short_lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     """A mesh whose leaf certificates live 20 seconds."""
-    text = (REPOSITORY / "mesh.yaml").read_text().replace(
-        "trust_domain: nip.mesh\n", "trust_domain: nip.mesh\ncertificates: {lifetime: 20s}\n"
+    text = (
+        (REPOSITORY / "mesh.yaml")
+        .read_text()
+        .replace("trust_domain: nip.mesh\n", "trust_domain: nip.mesh\ncertificates: {lifetime: 20s}\n")
     )
     running = RunningMesh(tmp_path_factory.mktemp("short"), text)
     running.up()

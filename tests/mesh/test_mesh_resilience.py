@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc.aio
@@ -30,14 +30,14 @@ Call = Callable[[int], Awaitable[Any]]
 
 
 @pytest.fixture
-async def calls(channel: grpc.aio.Channel, alice: User, operator: User) -> AsyncIterator[dict[str, Call]]:
+async def calls(channel: grpc.aio.Channel, alice: User, operator: User) -> dict[str, Call]:
     """One idempotent call of each service."""
     wallet = Wallet(channel, alice)
     account_id = await funded(wallet, Wallet(channel, operator), 1_000)
     key = nip_service_pb2.GetKeyRequest(key_id=await wallet.create_key())
     invoice = invoice_service_pb2.GetInvoiceRequest(invoice_id=(await wallet.invoice(account_id, 1_000)).invoice_id)
     account = payment_service_pb2.GetAccountRequest(account_id=account_id)
-    yield {
+    return {
         "nip": lambda _: wallet.call(wallet.nip.GetKey, key),
         "invoice": lambda _: wallet.call(wallet.invoices.GetInvoice, invoice),
         "payment": lambda _: wallet.call(wallet.accounts.GetAccount, account),

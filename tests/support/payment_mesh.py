@@ -17,6 +17,7 @@ import apsw
 import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from nipmesh.payment.v1 import payment_pb2
 from nipmesh.payment.v1 import payment_service_pb2 as pb
 from nipmesh.payment.v1.payment_service_pb2_grpc import AccountServiceStub, LedgerServiceStub, PaymentServiceStub
@@ -177,7 +178,9 @@ class PaymentMesh:
             self._channels[number] = grpc.aio.insecure_channel(target, (("grpc.initial_reconnect_backoff_ms", 50),))
         return self._channels[number]
 
-    async def call(self, stub: Any, method: str, request: Any, user: str, *, role: str = "", timeout: float = 15) -> Any:
+    async def call(
+        self, stub: Any, method: str, request: Any, user: str, *, role: str = "", timeout: float = 15
+    ) -> Any:
         """One call under a user's token; retried on another replica as the sidecar does for idempotent methods."""
         for attempt in range(50):
             self._turn += 1
@@ -205,7 +208,9 @@ class PaymentMesh:
         request = pb.GetAccountRequest(account_id=account_id)
         return (await self.call(AccountServiceStub, "GetAccount", request, OPERATOR, role="operator")).account
 
-    async def pay(self, user: str, account_id: str, text: str, identifier: str = "", **rest: Any) -> pb.PayInvoiceResponse:
+    async def pay(
+        self, user: str, account_id: str, text: str, identifier: str = "", **rest: Any
+    ) -> pb.PayInvoiceResponse:
         """PayInvoice."""
         timeout = rest.pop("timeout", 15)
         request = pb.PayInvoiceRequest(

@@ -11,6 +11,7 @@ from typing import Any
 
 import apsw
 import grpc
+
 from nipmesh.invoice.v1 import invoice_service_pb2 as pb
 from nipmesh.invoice.v1.invoice_service_pb2_grpc import (
     InvoiceSettlementServiceServicer,
@@ -25,7 +26,9 @@ from services.lightning.payment_request import PaymentRequest
 OPEN, ACCEPTED, SETTLED = 1, 2, 3
 
 
-def payment_request(*, amount_msat: int | None, preimage: bytes | None = None, description: str = "", **rest: Any) -> str:
+def payment_request(
+    *, amount_msat: int | None, preimage: bytes | None = None, description: str = "", **rest: Any
+) -> str:
     """A signed regtest invoice of a node that exists for this call only."""
     key = NodeKey(SecretBytes(secrets.token_bytes(32)))
     request = PaymentRequest(
@@ -72,7 +75,9 @@ class Settlement(InvoiceSettlementServiceServicer):
     async def LockInvoice(self, request: pb.LockInvoiceRequest, context: Any) -> pb.LockInvoiceResponse:
         await self._enter("lock", request.payment_id, context)
         payment_hash = decode(request.payment_request).payment_hash
-        row = self.db.execute("SELECT account, state, locked_by FROM invoice WHERE hash = ?", (payment_hash,)).fetchone()
+        row = self.db.execute(
+            "SELECT account, state, locked_by FROM invoice WHERE hash = ?", (payment_hash,)
+        ).fetchone()
         if row is None:
             await refuse(context, Reason.INVOICE_NOT_FOUND)
         account, state, locked_by = row

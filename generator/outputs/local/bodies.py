@@ -22,6 +22,7 @@ from generator.outputs.local.processes import Command
 from generator.outputs.local.rotation import Board, Publisher
 from generator.outputs.local.workload import Part
 from generator.pki import write_private
+from generator.render import cluster_name
 
 DRAIN_TIME_S = 10
 """How long Envoy keeps a draining listener open; we end the process before."""
@@ -164,11 +165,6 @@ def introspection_arguments(gateway: Gateway, placement: GatewayPlacement, paths
         str(placement.admin.path),
         *(("--reflection",) if gateway.reflection else ()),
     )
-
-
-def cluster_name(service: str) -> str:
-    """Name the gateway's cluster of a service, as the templates do."""
-    return f"outbound_{service}"
 
 
 def write_introspection(mesh: Mesh, gateway: Gateway, paths: StatePaths) -> None:

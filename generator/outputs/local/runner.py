@@ -212,10 +212,10 @@ class Runner:
         await self.body.probe(part, report)
 
     async def _drain(self) -> None:
-        """Drain Envoy (fact of Envoy: without `skip_exit` it would exit) and wait until no call runs."""
+        """Drain Envoy and wait until no call runs. What the application still has to call on its way out may pass."""
         try:
             await post(self.body.admin, "/healthcheck/fail")
-            await post(self.body.admin, "/drain_listeners?graceful&skip_exit")
+            await post(self.body.admin, "/drain_listeners?inboundonly&graceful&skip_exit")
             quiet = 0
             while quiet < IDLE_POLLS:
                 await asyncio.sleep(IDLE_POLL_S)

@@ -47,7 +47,8 @@ async def test_in_flight_finishes_and_watches_end(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await watch.read()
         assert reason_of(caught.value) == "SERVICE_DRAINING"
-        health.extend([each.status async for each in states])
+        while (state := await states.read()) is not grpc.aio.EOF:
+            health.append(state.status)
     assert health == [1, 2]
     assert calls[-1] == "lifespan over"
     assert not (short_path / "app.sock").exists()
@@ -176,13 +177,18 @@ async def test_sigterm_drains_and_exits_0(echo: SimpleNamespace, short_path: Pat
     lines = [json.loads(line) for line in out.decode().splitlines()]
     logged = [line for line in lines if line["event"] == "call"]
     assert {line["code"] for line in logged} == {"OK"}
-    assert all(len(line["trace_id"]) == 32 and len(line["span_id"]) == 16 and line["duration_ms"] >= 0 for line in logged)
+    assert all(
+        len(line["trace_id"]) == 32 and len(line["span_id"]) == 16 and line["duration_ms"] >= 0 for line in logged
+    )
     assert [line["event"] for line in lines if line["component"] == "chassis"] == ["serving", "draining", "stopped"]
 
 
 async def test_a_second_signal_cuts_the_grace(echo: SimpleNamespace, short_path: Path) -> None:
     target = f"unix:{short_path}/app.sock"
-    async with process(echo, short_path, NIPMESH_DRAIN_GRACE="30") as child, grpc.aio.insecure_channel(target) as channel:
+    async with (
+        process(echo, short_path, NIPMESH_DRAIN_GRACE="30") as child,
+        grpc.aio.insecure_channel(target) as channel,
+    ):
         await call_when_up(echo, channel)
         slow = asyncio.ensure_future(call_when_up(echo, channel, mode="sleep", sleep_ms=60_000))
         await asyncio.sleep(0.2)
@@ -206,7 +212,10 @@ async def test_wrong_settings_exit_2_and_name_the_variable(echo: SimpleNamespace
 
 async def test_a_killed_process_leaves_a_socket_that_the_next_removes(echo: SimpleNamespace, short_path: Path) -> None:
     for _ in range(2):
-        async with process(echo, short_path) as child, grpc.aio.insecure_channel(f"unix:{short_path}/app.sock") as channel:
+        async with (
+            process(echo, short_path) as child,
+            grpc.aio.insecure_channel(f"unix:{short_path}/app.sock") as channel,
+        ):
             await call_when_up(echo, channel)
             child.kill()
             await child.wait()

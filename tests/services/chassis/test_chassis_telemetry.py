@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,18 +47,36 @@ def settings(folder: Path, **more: Any) -> ChassisSettings:
     return ChassisSettings(**(values | more))
 
 
+@asynccontextmanager
+async def traced(
+    definition: Definition, folder: Path, spans: Spans, *, client: bool = False
+) -> AsyncIterator[grpc.aio.Channel]:
+    """The service with its spans in memory, and a channel: traced too when `client`."""
+    target = f"unix:{folder}/app.sock"
+    async with serve(definition, settings(folder), tracer_provider=spans.provider):
+        opened = (
+            open_channel(target=target, tracer_provider=spans.provider) if client else grpc.aio.insecure_channel(target)
+        )
+        async with opened as channel:
+            yield channel
+
+
 @pytest.mark.parametrize(
     ("mode", "code", "status"),
-    [("", 0, StatusCode.UNSET), ("error", 5, StatusCode.UNSET), ("crash", 13, StatusCode.ERROR), ("stray", 13, StatusCode.ERROR)],
+    [
+        ("", 0, StatusCode.UNSET),
+        ("error", 5, StatusCode.UNSET),
+        ("crash", 13, StatusCode.ERROR),
+        ("stray", 13, StatusCode.ERROR),
+    ],
 )
 async def test_spans_have_the_clients_code(
     definition: Definition, echo: SimpleNamespace, short_path: Path, mode: str, code: int, status: StatusCode
 ) -> None:
     spans = Spans()
-    async with serve(definition, settings(short_path), tracer_provider=spans.provider):
-        async with open_channel(target=f"unix:{short_path}/app.sock", tracer_provider=spans.provider) as channel:
-            call = echo.grpc.EchoServiceStub(channel).Echo(echo.pb2.EchoRequest(text="x", mode=mode))
-            await asyncio.gather(call, return_exceptions=True)
+    async with traced(definition, short_path, spans, client=True) as channel:
+        call = echo.grpc.EchoServiceStub(channel).Echo(echo.pb2.EchoRequest(text="x", mode=mode))
+        await asyncio.gather(call, return_exceptions=True)
     (server,), (client,) = spans.of(SpanKind.SERVER), spans.of(SpanKind.CLIENT)
     assert (server.attributes or {})[CODE] == code
     assert (client.attributes or {})[CODE] == code
@@ -67,32 +86,38 @@ async def test_spans_have_the_clients_code(
     assert server.parent.span_id == client.context.span_id, "W3C trace context came through"
 
 
-async def test_a_call_inside_a_call_is_one_trace(definition: Definition, echo: SimpleNamespace, short_path: Path) -> None:
+async def test_a_call_inside_a_call_is_one_trace(
+    definition: Definition, echo: SimpleNamespace, short_path: Path
+) -> None:
     spans = Spans()
-    async with serve(definition, settings(short_path), tracer_provider=spans.provider):
-        async with grpc.aio.insecure_channel(f"unix:{short_path}/app.sock") as channel:
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await echo.grpc.EchoServiceStub(channel).Echo(echo.pb2.EchoRequest(text="x", mode="call"))
+    async with traced(definition, short_path, spans) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await echo.grpc.EchoServiceStub(channel).Echo(echo.pb2.EchoRequest(text="x", mode="call"))
     assert reason_of(caught.value) == "INTERNAL", "the other service's text stays inside"
-    traces = {span.context.trace_id for span in (*spans.of(SpanKind.SERVER), *spans.of(SpanKind.CLIENT)) if span.context}
+    traces = {
+        span.context.trace_id for span in (*spans.of(SpanKind.SERVER), *spans.of(SpanKind.CLIENT)) if span.context
+    }
     assert len(traces) == 1
     assert len(spans.of(SpanKind.SERVER)) == 2
 
 
-async def test_a_stream_that_fails_has_its_code(definition: Definition, echo: SimpleNamespace, short_path: Path) -> None:
+async def test_a_stream_that_fails_has_its_code(
+    definition: Definition, echo: SimpleNamespace, short_path: Path
+) -> None:
     spans = Spans()
-    async with serve(definition, settings(short_path), tracer_provider=spans.provider):
-        async with grpc.aio.insecure_channel(f"unix:{short_path}/app.sock") as channel:
-            call = echo.grpc.EchoServiceStub(channel).Count(
-                echo.pb2.EchoRequest(text="x", mode="fail_first"), metadata=as_user(USER)
-            )
-            with pytest.raises(grpc.aio.AioRpcError):
-                await call.read()
+    async with traced(definition, short_path, spans) as channel:
+        call = echo.grpc.EchoServiceStub(channel).Count(
+            echo.pb2.EchoRequest(text="x", mode="fail_first"), metadata=as_user(USER)
+        )
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call.read()
     (server,) = spans.of(SpanKind.SERVER)
     assert (server.attributes or {})[CODE] == 9
 
 
-async def test_the_remaining_deadline_is_passed_on(definition: Definition, echo: SimpleNamespace, short_path: Path) -> None:
+async def test_the_remaining_deadline_is_passed_on(
+    definition: Definition, echo: SimpleNamespace, short_path: Path
+) -> None:
     loop_s = asyncio.get_running_loop().time
     async with running(definition, short_path), open_channel(target=f"unix:{short_path}/app.sock") as channel:
         stub = echo.grpc.EchoServiceStub(channel)
@@ -161,7 +186,9 @@ async def test_logs_name_the_caller_and_hide_secrets(
     configure_logs(ChassisSettings(service="echo", replica=1))
     async with running(definition, short_path) as (_, channel):
         stub = echo.grpc.EchoServiceStub(channel)
-        await stub.Echo(echo.pb2.EchoRequest(text="very-secret"), metadata=(*as_user(USER), ("authorization", "Bearer abc")))
+        await stub.Echo(
+            echo.pb2.EchoRequest(text="very-secret"), metadata=(*as_user(USER), ("authorization", "Bearer abc"))
+        )
         await asyncio.gather(stub.Echo(echo.pb2.EchoRequest(text="x", mode="crash")), return_exceptions=True)
     out = capsys.readouterr().out
     lines = [json.loads(line) for line in out.splitlines()]

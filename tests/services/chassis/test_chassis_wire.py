@@ -40,7 +40,12 @@ async def exchange(path: Path, method: str, body: bytes) -> list[tuple[int, int]
         async with asyncio.timeout(5):
             while not seen or not seen[-1][1] & END_STREAM:
                 head = await reader.readexactly(9)
-                length, kind, flags, stream = int.from_bytes(head[:3], "big"), head[3], head[4], int.from_bytes(head[5:], "big")
+                length, kind, flags, stream = (
+                    int.from_bytes(head[:3], "big"),
+                    head[3],
+                    head[4],
+                    int.from_bytes(head[5:], "big"),
+                )
                 payload = await reader.readexactly(length)
                 if kind in (SETTINGS, PING) and not flags & ACK:
                     writer.write(frame(kind, ACK, 0, payload if kind == PING else b""))
@@ -69,7 +74,9 @@ async def test_a_body_cut_short_is_answered_at_once(definition: Definition, shor
 @pytest.mark.parametrize(
     ("method", "text"), [(ECHO, b"error"), (ECHO, b"crash"), (ECHO, b"stray"), (COUNT, b"")], ids=repr
 )
-async def test_an_error_is_one_headers_frame(definition: Definition, short_path: Path, method: str, text: bytes) -> None:
+async def test_an_error_is_one_headers_frame(
+    definition: Definition, short_path: Path, method: str, text: bytes
+) -> None:
     """Envoy's retries and outlier detection see only Trailers-Only errors (one HEADERS frame that ends the stream)."""
     body = message(b"\x0a\x01x" + (b"\x12" + bytes((len(text),)) + text if text else b""))
     async with running(definition, short_path):

@@ -1,0 +1,146 @@
+"""The resources of the gateway."""
+
+from __future__ import annotations
+
+from generator.model import Authentication, Gateway, GatewayPlacement, Mesh, Placement
+from generator.model.mesh import GATEWAY
+from generator.render import names
+from generator.render.calls import counted, outgoing_calls
+from generator.render.sidecar import STATS_TARGET, common, scrape
+from generator.render.views import (
+    AuthenticationView,
+    ClaimView,
+    IntrospectionView,
+    Limits,
+    PageView,
+    RoleView,
+    address_view,
+)
+from generator.render.workload import (
+    GATEWAY_CONNECTIONS_MAX,
+    GATEWAY_HEAP_BYTES_MAX,
+    Scene,
+    bootstrap,
+    identity_secrets,
+    local_cluster,
+    resource,
+    service_cluster,
+    service_endpoints,
+    telemetry_clusters,
+)
+from generator.resources import Resource, ResourceType, WorkloadResources
+
+INTROSPECTION_LIMITS = Limits(duration_ms=3_600_000, idle_ms=300_000)
+"""Watching health is a stream."""
+UNKNOWN_METHOD = "the gateway exposes no such method"
+NOT_GRPC = "this is a gRPC gateway: call it over HTTP/2 with content-type application/grpc\n"
+
+
+def gateway_workload(
+    mesh: Mesh, placement: Placement, gateway: Gateway, edge: GatewayPlacement
+) -> WorkloadResources:
+    """Everything that the edge Envoy is told."""
+    scene = Scene(
+        mesh=mesh,
+        placement=placement,
+        workload=GATEWAY,
+        service=GATEWAY,
+        admin=edge.admin,
+        scrape=edge.scrape,
+        certificates=edge.certificates,
+    )
+    callees = sorted({exposed.callee for exposed in gateway.exposes})
+    return WorkloadResources(
+        name=GATEWAY,
+        bootstrap=bootstrap(scene, heap_bytes_max=GATEWAY_HEAP_BYTES_MAX, connections_max=GATEWAY_CONNECTIONS_MAX),
+        listeners=_listeners(scene, gateway, edge),
+        clusters=_clusters(scene, edge, callees),
+        routes=(_route(scene, gateway),),
+        endpoints=tuple(service_endpoints(callee, placement.of_service(callee)) for callee in callees),
+        secrets=_secrets(gateway, edge),
+    )
+
+
+def _listeners(scene: Scene, gateway: Gateway, edge: GatewayPlacement) -> tuple[Resource, ...]:
+    pages = (PageView(path="/metrics/envoy", cluster=names.CLUSTER_ADMIN, target=STATS_TARGET),)
+    listener = resource(
+        ResourceType.LISTENER,
+        "listener_gateway",
+        name=names.LISTENER_GATEWAY,
+        address=address_view(edge.listen),
+        edge_secret=None if gateway.tls is None else scene.file_view("secrets", names.SECRET_EDGE),
+        counted_services=counted(policy.method for exposed in gateway.exposes for policy in exposed.methods),
+        authentication=_authentication(gateway.authentication, scene.placement.jwks),
+        route=scene.file_view("routes", names.LISTENER_GATEWAY),
+        strip_own_headers=True,
+        **common(scene, names.LISTENER_GATEWAY),
+    )
+    return (listener, scrape(scene, pages))
+
+
+def _clusters(scene: Scene, edge: GatewayPlacement, callees: list[str]) -> tuple[Resource, ...]:
+    clusters = [service_cluster(scene, scene.mesh.service(callee)) for callee in callees]
+    clusters += [
+        local_cluster(names.CLUSTER_INTROSPECTION, edge.introspection, is_http2=True),
+        local_cluster(names.CLUSTER_ADMIN, edge.admin, is_http2=False),
+        *telemetry_clusters(scene),
+    ]
+    return tuple(sorted(clusters, key=lambda cluster: cluster.name))
+
+
+def _route(scene: Scene, gateway: Gateway) -> Resource:
+    authentication = gateway.authentication
+    public = authentication.public if authentication is not None else ()
+    sizes = [scene.mesh.service(exposed.callee).traffic.request_bytes_max for exposed in gateway.exposes]
+    reflection = names.INTROSPECTION_REFLECTION if gateway.reflection else ()
+    return resource(
+        ResourceType.ROUTE,
+        "route_gateway",
+        name=names.LISTENER_GATEWAY,
+        calls=outgoing_calls(scene.mesh, gateway.exposes, public),
+        authentication=authentication is not None,
+        own_response_headers=(*names.OWN_RESPONSE_HEADERS, names.DEPENDENCY_FAILED_HEADER),
+        request_bytes_max=max(sizes, default=0),
+        introspection=IntrospectionView(
+            cluster=names.CLUSTER_INTROSPECTION,
+            prefixes=(names.INTROSPECTION_HEALTH, *reflection),
+            limits=INTROSPECTION_LIMITS,
+        ),
+        unknown=UNKNOWN_METHOD,
+        not_grpc=NOT_GRPC,
+    )
+
+
+def _authentication(authentication: Authentication | None, jwks: str | None) -> AuthenticationView | None:
+    if authentication is None:
+        return None
+    assert jwks is not None, "render checks it"
+    roles = tuple(
+        RoleView(role=rule.role, paths=tuple(sorted(method.path for method in rule.methods)))
+        for rule in authentication.roles
+        if rule.methods
+    )
+    return AuthenticationView(
+        issuer=authentication.issuer,
+        audience=authentication.audience,
+        jwks=jwks,
+        claim_headers=tuple(ClaimView(claim=claim, header=header) for claim, header in authentication.claim_headers),
+        roles=roles,
+        role_paths=tuple(sorted({path for role in roles for path in role.paths})),
+    )
+
+
+def _secrets(gateway: Gateway, edge: GatewayPlacement) -> tuple[Resource, ...]:
+    secrets = list(identity_secrets(edge.certificates))
+    if gateway.tls is not None:
+        secrets.append(
+            resource(
+                ResourceType.SECRET,
+                "secret_leaf",
+                name=names.SECRET_EDGE,
+                certificate=str(gateway.tls.certificate),
+                private_key=str(gateway.tls.private_key),
+                watched=str(gateway.tls.certificate.parent),
+            )
+        )
+    return tuple(sorted(secrets, key=lambda secret: secret.name))

@@ -1,0 +1,54 @@
+"""Names that appear in the configuration: clusters, listeners, headers, files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+LISTENER_INBOUND = "inbound"
+LISTENER_EGRESS = "egress"
+LISTENER_SCRAPE = "scrape"
+LISTENER_GATEWAY = "gateway"
+CLUSTER_APPLICATION = "application"
+CLUSTER_APPLICATION_METRICS = "application_metrics"
+CLUSTER_ADMIN = "envoy_admin"
+CLUSTER_INTROSPECTION = "introspection"
+CLUSTER_TELEMETRY = "telemetry"
+SECRET_LEAF = "leaf"  # noqa: S105  # a name
+SECRET_AUTHORITY = "authority"  # noqa: S105  # a name
+SECRET_EDGE = "edge"  # noqa: S105  # a name
+
+NOT_DELIVERED_HEADER = "x-nipmesh-not-delivered"
+"""Set by the callee's sidecar on its own answers when the application has seen nothing of the call."""
+RESET_HEADER = "x-nipmesh-reset"
+"""Set by the callee's sidecar on its own answers when the connection to the application broke in the middle."""
+STATUS_HEADER = "x-nipmesh-status"
+"""Set by the callee's sidecar: the gRPC status of an answer that is nothing but a status."""
+DEPENDENCY_FAILED_HEADER = "x-nipmesh-dependency-failed"
+"""Set by an application on UNAVAILABLE that stems from a service it calls: such an answer is neither repeated by its
+callers nor counted against the replica."""
+OWN_RESPONSE_HEADERS = (NOT_DELIVERED_HEADER, RESET_HEADER, STATUS_HEADER)
+HEALTH_PATH = "/grpc.health.v1.Health/Check"
+INTROSPECTION_HEALTH = "/grpc.health.v1.Health/"
+INTROSPECTION_REFLECTION = ("/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/")
+
+XDS_FOLDERS = {"listeners": "lds", "clusters": "cds", "routes": "rds", "endpoints": "eds", "secrets": "sds"}
+
+
+def cluster_name(service: str) -> str:
+    """Name the cluster of a service in its callers' sidecars and in the gateway."""
+    return f"outbound_{service}"
+
+
+def authority(service: str, trust_domain: str) -> str:
+    """Name the `:authority` and SNI of calls to a service."""
+    return f"{service}.{trust_domain}"
+
+
+def workload_file(directory: Path, workload: str, kind: str, name: str | None = None) -> Path:
+    """Name the file of a workload's resources.
+
+    `kind` is a key of `XDS_FOLDERS`. Listeners and clusters share one file per kind; of the other kinds Envoy takes
+    exactly one resource from a file, so each has its own, by `name`.
+    """
+    folder = XDS_FOLDERS[kind]
+    return directory / workload / folder / f"{folder if name is None else name}.json"

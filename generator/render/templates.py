@@ -1,0 +1,73 @@
+"""Jinja2 as a safe writer of YAML: every `{{ value }}` becomes one JSON scalar, so no value can change the structure."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+import generator
+
+SUFFIX = ".yaml.j2"
+MILLISECONDS_PER_SECOND = 1_000
+SURROGATE_PAIR = re.compile(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})")
+LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+class TemplateMissingError(Exception):
+    """The templates are neither in the checkout nor in the installed package."""
+
+
+def render_text(template: str, values: dict[str, Any]) -> str:
+    """Fill the template of this name (without `.yaml.j2`)."""
+    return environment().get_template(template + SUFFIX).render(values)
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """The one Jinja2 environment. Raises TemplateMissingError."""
+    made = jinja2.Environment(  # noqa: S701  # the output is YAML; `finalize` escapes every value
+        loader=jinja2.FileSystemLoader(template_directory()),
+        finalize=scalar,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters["duration"] = duration
+    return made
+
+
+def template_directory() -> Path:
+    """`envoy/templates` of a checkout, else `generator/templates` of an installed wheel."""
+    package = Path(generator.__file__).resolve().parent
+    for candidate in (package / "templates", package.parent / "envoy" / "templates"):
+        if candidate.is_dir():
+            return candidate
+    raise TemplateMissingError(f"the templates are missing: {package / 'templates'} is not there")
+
+
+def scalar(value: Any) -> str:
+    """Write a value as JSON that is YAML, too: YAML knows no surrogate pairs, but eight digits. Raises ValueError."""
+    if isinstance(value, jinja2.Undefined):
+        return str(value)
+    if isinstance(value, str) and LONE_SURROGATE.search(value):
+        raise ValueError("a text with half a surrogate pair is no Unicode")
+    return SURROGATE_PAIR.sub(_eight_digits, json.dumps(value, allow_nan=False))
+
+
+def duration(milliseconds: int) -> str:
+    """Write milliseconds as protobuf's JSON does: 250 is `0.25s`."""
+    seconds, rest = divmod(milliseconds, MILLISECONDS_PER_SECOND)
+    fraction = f".{rest:03d}".rstrip("0") if rest else ""
+    return f"{seconds}{fraction}s"
+
+
+def _eight_digits(match: re.Match[str]) -> str:
+    high, low = int(match[1], 16), int(match[2], 16)
+    return f"\\U{0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00):08x}"

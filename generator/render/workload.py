@@ -1,0 +1,179 @@
+"""What sidecars and the gateway have in common: where their files are, and the resources made of templates."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from generator.model import Address, Mesh, Placement, ReplicaPlacement, Service, SocketAddress, UnixAddress
+from generator.render import names
+from generator.render.parse import parse_yaml
+from generator.render.templates import render_text
+from generator.render.views import EndpointView, FileView, SecretsView, address_view
+from generator.resources import Resource, ResourceType, make_resource
+
+MEMO_ENTRIES_MAX = 50_000
+"""About ten resources for each of five thousand workloads; the oldest go first."""
+STREAMS_MAX = 1_024
+"""Calls at once on one connection; callers open another one beyond."""
+LOCAL_CONNECTIONS_MAX = 1_024
+LOCAL_REQUESTS_MAX = 16_384
+"""The callers' circuit breakers are far below; this only bounds the memory of a sidecar in trouble."""
+SIDECAR_HEAP_BYTES_MAX = 512 * 1024 * 1024
+GATEWAY_HEAP_BYTES_MAX = 1024 * 1024 * 1024
+SIDECAR_CONNECTIONS_MAX = 4_096
+GATEWAY_CONNECTIONS_MAX = 8_192
+"""Below the open files that a Linux user may have by default once Envoy has raised its soft limit."""
+
+_memo: OrderedDict[bytes, Resource] = OrderedDict()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """One workload of one mesh on one machine."""
+
+    mesh: Mesh
+    placement: Placement
+    workload: str
+    service: str
+    """The service's name; `gateway` for the edge."""
+    admin: UnixAddress
+    scrape: SocketAddress
+    certificates: Path
+
+    def file(self, kind: str, name: str | None = None) -> str:
+        """The absolute path of a file of this workload; `kind` as in `names.XDS_FOLDERS`."""
+        return str(names.workload_file(self.placement.directory, self.workload, kind, name))
+
+    def file_view(self, kind: str, name: str) -> FileView:
+        """A resource that has a file of its own."""
+        return FileView(name=name, file=self.file(kind, name))
+
+    @property
+    def telemetry(self) -> str | None:
+        """The collector's cluster; None when there is no collector."""
+        return names.CLUSTER_TELEMETRY if self.mesh.telemetry.otlp_host is not None else None
+
+    @property
+    def secrets(self) -> SecretsView:
+        """Where TLS contexts find their secrets."""
+        return SecretsView(
+            leaf=self.file_view("secrets", names.SECRET_LEAF),
+            authority=self.file_view("secrets", names.SECRET_AUTHORITY),
+        )
+
+
+def resource(kind: ResourceType, template: str, **values: Any) -> Resource:
+    """Fill a template and check what comes out. The same text gives the same resource without any work."""
+    text = render_text(template, values)
+    key = sha256(f"{kind.value}\n{text}".encode()).digest()
+    known = _memo.get(key)
+    if known is not None:
+        _memo.move_to_end(key)
+        return known
+    made = make_resource(kind, parse_yaml(text, template))
+    _memo[key] = made
+    if len(_memo) > MEMO_ENTRIES_MAX:
+        _memo.popitem(last=False)
+    return made
+
+
+def bootstrap(scene: Scene, *, heap_bytes_max: int, connections_max: int) -> Resource:
+    """Who an Envoy is and where its files are."""
+    return resource(
+        ResourceType.BOOTSTRAP,
+        "bootstrap",
+        workload=scene.workload,
+        service=scene.service,
+        admin=address_view(scene.admin, listens=True),
+        files={"listeners": scene.file("listeners"), "clusters": scene.file("clusters")},
+        heap_bytes_max=heap_bytes_max,
+        connections_max=connections_max,
+    )
+
+
+def service_cluster(scene: Scene, callee: Service) -> Resource:
+    """Another service as this workload calls it."""
+    traffic = callee.traffic
+    return resource(
+        ResourceType.CLUSTER,
+        "cluster_service",
+        name=names.cluster_name(callee.name),
+        endpoints_file=scene.file("endpoints", names.cluster_name(callee.name)),
+        authority=names.authority(callee.name, scene.mesh.trust_domain),
+        panic_threshold_percent=traffic.panic_threshold_percent,
+        health_check=traffic.health_check,
+        outlier=traffic.outlier_detection,
+        circuit_breaker=traffic.circuit_breaker,
+        keepalive=traffic.keepalive,
+        connection_ms_max=traffic.connection_duration_ms_max,
+        dependency_header=names.DEPENDENCY_FAILED_HEADER,
+        streams_max=STREAMS_MAX,
+        secrets=scene.secrets,
+        peers=(callee.identity,),
+    )
+
+
+def service_endpoints(callee: str, replicas: Iterable[ReplicaPlacement]) -> Resource:
+    """The replicas of a service that take traffic."""
+    chosen = tuple(
+        EndpointView(name=replica.name, host=replica.inbound.host, port=replica.inbound.port)
+        for replica in replicas
+        if replica.in_rotation
+    )
+    return resource(
+        ResourceType.ENDPOINTS, "endpoints", cluster=names.cluster_name(callee), replicas=chosen
+    )
+
+
+def local_cluster(name: str, address: Address, *, is_http2: bool) -> Resource:
+    """Something beside this Envoy."""
+    return resource(
+        ResourceType.CLUSTER,
+        "cluster_local",
+        name=name,
+        address=address_view(address),
+        is_http2=is_http2,
+        streams_max=STREAMS_MAX,
+        connections_max=LOCAL_CONNECTIONS_MAX,
+        requests_max=LOCAL_REQUESTS_MAX,
+    )
+
+
+def telemetry_clusters(scene: Scene) -> tuple[Resource, ...]:
+    """The collector's cluster, when there is a collector."""
+    host, port = scene.mesh.telemetry.otlp_host, scene.mesh.telemetry.otlp_port
+    if host is None or port is None:
+        return ()
+    return (local_cluster(names.CLUSTER_TELEMETRY, SocketAddress(host=host, port=port), is_http2=True),)
+
+
+def identity_secrets(certificates: Path) -> tuple[Resource, ...]:
+    """A workload's own certificate, and whom it trusts."""
+    data, watched = certificates / "..data", str(certificates)
+    leaf = resource(
+        ResourceType.SECRET,
+        "secret_leaf",
+        name=names.SECRET_LEAF,
+        certificate=str(data / "tls.crt"),
+        private_key=str(data / "tls.key"),
+        watched=watched,
+    )
+    authority = resource(
+        ResourceType.SECRET,
+        "secret_authority",
+        name=names.SECRET_AUTHORITY,
+        authorities=str(data / "ca.crt"),
+        watched=watched,
+    )
+    return (leaf, authority)
+
+
+def claim_header_names(mesh: Mesh) -> tuple[str, ...]:
+    """Headers that only the gateway may write, because services believe them."""
+    authentication = mesh.gateway.authentication if mesh.gateway is not None else None
+    return () if authentication is None else tuple(sorted(header for _, header in authentication.claim_headers))

@@ -1,0 +1,172 @@
+"""A replica dies at each numbered step while the other lives: final within 5 s, money conserved, paid exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import time
+from typing import Any
+
+import apsw
+import grpc
+import pytest
+from nipmesh.payment.v1 import payment_pb2
+from nipmesh.payment.v1 import payment_service_pb2 as pb
+from nipmesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
+from services.chassis.testing import as_user
+from support.payment_mesh import PaymentMesh, eventually, request_id
+from support.settlement import OPEN, SETTLED, payment_request
+
+ALICE, BOB = "a1" * 32, "b0" * 32
+Payment = payment_pb2.Payment
+SECONDS_MAX = 5.0
+
+INSIDE = [
+    "reserve_balance.done",
+    "lock_invoice",
+    "lock_invoice.done",
+    "cancel_at_node.done",
+    "post_transfer",
+    "post_transfer.done",
+    "commit_invoice",
+    "commit_invoice.done",
+    "succeed.done",
+    "sign_receipt",
+    "sign_receipt.done",
+    "save_receipt.done",
+]
+OUTSIDE = ["dispatch", "dispatch.done", "process_payment", "process_payment.done", "settle", "settle.done"]
+UNDONE = ["remember.done", "release_invoice", "release_invoice.done", "fail", "fail.done"]
+
+
+async def pay_and_die(mesh: PaymentMesh, failpoint: str, account_id: str, text: str) -> pb.PayInvoiceResponse:
+    """Replica 0 dies at the failpoint with the call in flight; the sidecar repeats the call on replica 1."""
+    if mesh.replicas[0].alive:
+        await mesh.replicas[0].end()
+    await mesh.replicas[0].start(NIPMESH_FAILPOINT=failpoint)
+    request = pb.PayInvoiceRequest(request_id=request_id(), account_id=account_id, payment_request=text)
+    start_s = time.monotonic()
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        await call(mesh, 0, request)
+    assert mesh.replicas[0].process is not None
+    await asyncio.wait_for(mesh.replicas[0].process.wait(), 5)
+    died_s = time.monotonic()
+    response: pb.PayInvoiceResponse = await call(mesh, 1, request)
+    assert response.replayed
+    assert time.monotonic() - died_s < SECONDS_MAX, f"{failpoint}: {time.monotonic() - start_s:.1f} s"
+    return response
+
+
+async def call(mesh: PaymentMesh, number: int, request: pb.PayInvoiceRequest) -> Any:
+    stub = PaymentServiceStub(mesh.channel(number))
+    return await stub.PayInvoice(request, metadata=as_user(ALICE), timeout=10, wait_for_ready=True)
+
+
+async def test_inside_the_mesh(mesh: PaymentMesh) -> None:
+    payer, payee = await mesh.open_account(ALICE, 1_000_000), await mesh.open_account(BOB)
+    for number, failpoint in enumerate(INSIDE, start=1):
+        text = mesh.settlement.create(payee, 10_000)
+        payment = (await pay_and_die(mesh, failpoint, payer, text)).payment
+        assert payment.state == Payment.STATE_SUCCEEDED, failpoint
+        assert mesh.settlement.state(text) == SETTLED
+        assert (await mesh.account(payee)).balance_msat == 10_000 * number
+        mesh.check_books(1_000_000)
+
+        async def signed(payment_id: str = payment.payment_id) -> bool:
+            return (await mesh.payment(payment_id)).HasField("receipt")
+
+        await eventually(signed)
+
+
+async def test_through_the_node(mesh: PaymentMesh) -> None:
+    payer = await mesh.open_account(ALICE, 1_000_000)
+    for number, failpoint in enumerate(OUTSIDE, start=1):
+        payment = (await pay_and_die(mesh, failpoint, payer, payment_request(amount_msat=10_000))).payment
+        assert payment.state == Payment.STATE_SUCCEEDED, failpoint
+        assert (await mesh.account(payer)).balance_msat == 1_000_000 - number * 11_010
+        mesh.check_books(1_000_000 - number * 11_010)
+    with contextlib.closing(apsw.Connection(str(mesh.folder / "data" / "simulated-node.sqlite3"))) as node:
+        attempts = list(node.execute("SELECT times_begun, times_paid FROM attempt"))
+    assert attempts == [(1, 1)] * len(OUTSIDE)
+
+
+async def test_while_it_is_undone(mesh: PaymentMesh) -> None:
+    payer = await mesh.open_account(ALICE, 1_000_000)
+    for failpoint in UNDONE:
+        text = mesh.settlement.create(payer, 10_000)
+        payment = (await pay_and_die(mesh, failpoint, payer, text)).payment
+        assert payment.failure_reason == Payment.FAILURE_REASON_SAME_ACCOUNT, failpoint
+        assert mesh.settlement.state(text) == OPEN
+        mesh.check_books(1_000_000)
+
+
+async def test_a_drained_replica_hands_its_sagas_over_and_loses_no_call(mesh: PaymentMesh) -> None:
+    payer, payee = await mesh.open_account(ALICE, 1_000_000), await mesh.open_account(BOB)
+    texts = [mesh.settlement.create(payee, 1_000) for _ in range(40)]
+    mesh.settlement.faults = {"lock": [grpc.StatusCode.UNAVAILABLE] * 10}
+    calls = [asyncio.create_task(mesh.pay(ALICE, payer, text)) for text in texts]
+    await asyncio.sleep(0.1)
+    assert await mesh.replicas[0].end(signal.SIGTERM) == 0
+    responses = await asyncio.gather(*calls)
+    assert {response.payment.state for response in responses} == {Payment.STATE_SUCCEEDED}
+    mesh.check_books(1_000_000)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("seed", [7])
+async def test_random_payments_and_refunds_with_duplicates_and_a_kill(mesh: PaymentMesh, seed: int) -> None:
+    """16 callers over 20 accounts, 400 operations, many sent twice, one kill -9 in the middle."""
+    dice = random.Random(seed)
+    owners = [f"{number:02x}" * 32 for number in range(1, 21)]
+    accounts = [await mesh.open_account(owner, 100_000) for owner in owners]
+    done: list[tuple[str, int]] = []
+    effects: dict[str, set[str]] = {}
+    operations = iter(range(400))
+
+    async def pay() -> None:
+        payer, payee = dice.sample(range(20), 2)
+        text, identifier = mesh.settlement.create(accounts[payee], dice.randint(1, 30_000)), request_id()
+        copies = [mesh.pay(owners[payer], accounts[payer], text, identifier, timeout=20) for _ in range(dice.randint(1, 2))]
+        for answer in await asyncio.gather(*copies, return_exceptions=True):
+            if isinstance(answer, grpc.aio.AioRpcError):
+                assert answer.code() is grpc.StatusCode.FAILED_PRECONDITION, answer
+                continue
+            assert not isinstance(answer, BaseException), answer
+            assert answer.payment.state == Payment.STATE_SUCCEEDED
+            effects.setdefault(identifier, set()).add(answer.payment.payment_id)
+            done.append((answer.payment.payment_id, payee))
+
+    async def refund() -> None:
+        payment_id, payee = dice.choice(done)
+        identifier = request_id()
+        amount_msat = dice.randint(1, 10_000)
+        request = pb.RefundPaymentRequest(request_id=identifier, payment_id=payment_id, amount_msat=amount_msat)
+        copies = [mesh.call(PaymentServiceStub, "RefundPayment", request, owners[payee]) for _ in range(dice.randint(1, 2))]
+        for answer in await asyncio.gather(*copies, return_exceptions=True):
+            if isinstance(answer, grpc.aio.AioRpcError):
+                assert answer.code() is grpc.StatusCode.FAILED_PRECONDITION, answer
+                continue
+            assert not isinstance(answer, BaseException), answer
+            effects.setdefault(identifier, set()).add(answer.transfer.transfer_id)
+
+    async def caller() -> None:
+        for number in operations:
+            if number == 200:
+                await mesh.replicas[0].end()
+                await mesh.replicas[0].start()
+            await (refund() if done and dice.random() < 0.3 else pay())
+
+    await asyncio.gather(*(caller() for _ in range(16)))
+    assert all(len(ids) == 1 for ids in effects.values()), "a request_id took effect twice"
+    await eventually(lambda: _settled(mesh), 10)
+    mesh.check_books(20 * 100_000)
+    succeeded = mesh.query("SELECT count(*) FROM payment WHERE state IN (4, 6)")[0][0]
+    assert mesh.settlement.settled() == succeeded
+    refunds = mesh.query("SELECT coalesce(sum(amount_msat), 0) FROM transfer WHERE purpose = 3")[0][0]
+    assert refunds == mesh.query("SELECT coalesce(sum(refunded_msat), 0) FROM payment")[0][0]
+
+
+async def _settled(mesh: PaymentMesh) -> bool:
+    return mesh.query("SELECT count(*) FROM saga WHERE state = 1") == [(0,)]
