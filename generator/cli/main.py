@@ -55,11 +55,11 @@ COMMANDS: dict[str, Entry] = {
 class LazyGroup(click.Group):
     """A group whose commands are imported on use and listed from the table."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, sorted."""
         return sorted(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  (the same)
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command; None when there is no such command (click then says so)."""
         entry = COMMANDS.get(cmd_name)
         if entry is None:

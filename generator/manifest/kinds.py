@@ -39,7 +39,7 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def load(self, node: Node, reporter: Reporter, where: str) -> Any:
-        """Return the typed value; BROKEN after a finding. `where` is the path of keys, e.g. `services.nip.replicas`."""
+        """Return the typed value; BROKEN after a finding. `where` is the path of keys, e.g. `services.orders.replicas`."""
 
     @abc.abstractmethod
     def schema(self) -> dict[str, Any]:

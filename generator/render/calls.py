@@ -44,9 +44,8 @@ def outgoing_calls(mesh: Mesh, edges: Iterable[Edge], public: Iterable[Method] =
 
 def arriving_calls(callers: Iterable[Edge]) -> tuple[ArrivingCall, ...]:
     """Every method that somebody may call, with the most generous of the callers' limits; health checks, too."""
-    found: dict[str, Limits] = {}
+    found: dict[str, Limits] = {HEALTH_PATH: HEALTH_LIMITS}
     for edge in callers:
-        found.setdefault(HEALTH_PATH, HEALTH_LIMITS)
         for policy in edge.methods:
             limits, path = limits_of(policy), policy.method.path
             found[path] = _most_generous(limits, found[path]) if path in found else limits

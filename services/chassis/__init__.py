@@ -26,7 +26,7 @@ from services.chassis.caller import (
     require_subject,
     set_current_call,
 )
-from services.chassis.client import channel, open_channel, open_channel_sync
+from services.chassis.client import NoEgressError, channel, open_channel, open_channel_sync
 from services.chassis.draining import Draining
 from services.chassis.errors import (
     CODE_OF,
@@ -36,6 +36,7 @@ from services.chassis.errors import (
     PreconditionViolation,
     Reason,
     ServiceError,
+    StartError,
     not_found,
     precondition_failed,
     reason_of,
@@ -55,6 +56,7 @@ __all__ = [
     "ANONYMOUS",
     "CODE_OF",
     "DOMAIN",
+    "NoEgressError",
     "OPERATOR",
     "SERVICE",
     "Access",
@@ -76,6 +78,7 @@ __all__ = [
     "SecretFileError",
     "ServiceDefinition",
     "ServiceError",
+    "StartError",
     "channel",
     "current_call",
     "current_caller",

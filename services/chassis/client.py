@@ -20,6 +20,7 @@ from opentelemetry.instrumentation.grpc import aio_client_interceptors, client_i
 from opentelemetry.sdk.trace import TracerProvider
 
 from services.chassis.caller import remaining_s
+from services.chassis.errors import StartError
 from services.chassis.settings import ChassisSettings
 
 CALL_S_DEFAULT: Final = 10.0
@@ -48,7 +49,7 @@ CLIENT_OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
 )
 
 
-class NoEgressError(Exception):
+class NoEgressError(StartError):
     """Nobody said where the sidecar is: NIPMESH_EGRESS is not set."""
 
 

@@ -1,11 +1,17 @@
 """The errors of a service, and how they travel: google.rpc.Status with ErrorInfo, RetryInfo, BadRequest, PreconditionFailure.
 
-The tree (all that a servicer raises; everything else becomes INTERNAL at the border)::
+The tree. ServiceError is all that a servicer raises (the rest becomes INTERNAL at the border); the reason tells the kinds apart, on both
+ends of the wire. StartError is what an operator can mend: `run` prints it and exits with 2::
 
     Exception
-    └── ServiceError            reason, code, message, metadata, details
-        ├── InvalidRequest      REQUEST_INVALID, with the violations of its fields
-        └── (no further: the reason tells the kinds apart, on both ends of the wire)
+    ├── ServiceError              reason, code, message, metadata, details
+    │   └── InvalidRequest        REQUEST_INVALID, with the violations of its fields
+    └── StartError
+        ├── SecretFileError       chassis.secret
+        ├── ListenError           chassis.sockets
+        ├── AccessTableError      chassis.server
+        ├── NoEgressError         chassis.client
+        └── MigrationError        storage.migrations
 
 The reasons are the names of nipmesh.common.v1.ErrorReason without their prefix; a test compares both, codes included.
 """
@@ -120,6 +126,10 @@ class PreconditionViolation:
     kind: str
     subject: str
     description: str
+
+
+class StartError(Exception):
+    """The service cannot start (or go on) as it is set up; the text says what is wrong and what to do."""
 
 
 class ServiceError(Exception):

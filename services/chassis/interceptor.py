@@ -14,7 +14,7 @@ import contextlib
 import inspect
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -53,7 +53,6 @@ class Running:
     start_s: float
     code: grpc.StatusCode = grpc.StatusCode.OK
     reason: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 class BorderInterceptor(grpc.aio.ServerInterceptor):
@@ -70,6 +69,7 @@ class BorderInterceptor(grpc.aio.ServerInterceptor):
         self._log = get_logger("rpc").bind()  # bound once: assembling a logger costs as much as a line
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._in_flight = 0
+        self._last_begin_s = time.monotonic()
 
     async def intercept_service(
         self,
@@ -105,6 +105,8 @@ class BorderInterceptor(grpc.aio.ServerInterceptor):
         )
         set_current_call(info)
         self._in_flight += 1
+        if method not in QUIET_METHODS:
+            self._last_begin_s = now_s
         return Running(info=info, start_s=now_s)
 
     def end(self, running: Running, metrics: MethodMetrics) -> None:
@@ -137,6 +139,11 @@ class BorderInterceptor(grpc.aio.ServerInterceptor):
     def metrics_of(self, method: str) -> MethodMetrics:
         """The metrics of one method."""
         return MethodMetrics(self._metrics, method)
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since the last call began, health checks apart."""
+        return time.monotonic() - self._last_begin_s
 
     @property
     def draining(self) -> bool:
@@ -175,7 +182,11 @@ class _Method:
     async def stream(
         self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncGenerator[bytes, None]:
-        """A call with a stream of responses; the servicer's generator is closed with it."""
+        """A call with a stream of responses; the servicer's generator is closed with it.
+
+        A generator that yields nothing and writes instead: so a cancelled call ends here, in its own task and context, and not
+        some time later when the generators are collected.
+        """
         running = self._border.begin(self._name, context)
         self._metrics.began()
         try:
@@ -184,11 +195,13 @@ class _Method:
             assert inspect.isasyncgen(responses), f"{self._name} must be an async generator"
             async with contextlib.aclosing(responses):
                 async for response in responses:
-                    yield self._serialize(response)
+                    await context.write(self._serialize(response))
         except BaseException as error:  # noqa: BLE001  # this is the border
             await self._fail(running, context, error)
         finally:
             self._border.end(running, self._metrics)
+        for never in ():
+            yield never
 
     async def _request(
         self, running: Running, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]

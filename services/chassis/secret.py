@@ -8,13 +8,15 @@ import stat
 from pathlib import Path
 from typing import Final, NoReturn
 
+from services.chassis.errors import StartError
+
 SECRET_BYTES_MAX: Final = 65_536
 """Longest secret file that is read: keys are 32 bytes to a few KiB, anything larger is the wrong file."""
 SECRET_MODE: Final = 0o600
 """The widest mode a secret file may have: its owner reads and writes, nobody else sees it."""
 
 
-class SecretFileError(Exception):
+class SecretFileError(StartError):
     """A secret file is missing, too open, empty or too large; the text says how to mend it and never shows the content."""
 
 

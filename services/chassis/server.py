@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -24,11 +25,11 @@ from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
 from services.chassis import telemetry
 from services.chassis.caller import Access
 from services.chassis.client import MESSAGE_BYTES_MAX
+from services.chassis.errors import StartError
 from services.chassis.health import Health
 from services.chassis.interceptor import BorderInterceptor
 from services.chassis.logs import configure_logs, get_logger
 from services.chassis.metrics import HEAD_BYTES_MAX, CallMetrics, MetricsServer, new_registry
-from services.chassis.secret import SecretFileError
 from services.chassis.service import Application, Registration, ServiceDefinition
 from services.chassis.settings import ChassisSettings, load_settings
 from services.chassis.sockets import ListenError, listen_unix, prepare_socket, protect_socket, remove_socket, unix_path
@@ -49,10 +50,17 @@ SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.http2.max_ping_strikes", 0),  # too_many_pings would cut every call of the sidecar's one connection
 )
 
+QUIET_S: Final = 0.1
+"""A draining server stops once no call has begun for this long."""
+QUIET_LOOK_S: Final = 0.02
+"""How often a draining server looks."""
+QUIET_WAIT_S_MAX: Final = 3.0
+"""Longest wait for that; the sidecar's health checks notice NOT_SERVING within a second or two."""
+
 _log = get_logger("chassis")
 
 
-class AccessTableError(Exception):
+class AccessTableError(StartError):
     """The access table and the methods that are served differ; the text names the methods."""
 
 
@@ -64,7 +72,7 @@ def run(service: ServiceDefinition[Any]) -> None:
     telemetry.install(provider)
     try:
         code = asyncio.run(_main(service, settings, provider))
-    except (ListenError, SecretFileError, AccessTableError) as error:
+    except StartError as error:
         sys.stderr.write(f"error: {error}\n")
         code = 2
     raise SystemExit(code)
@@ -128,7 +136,7 @@ async def serve(
 @contextlib.asynccontextmanager
 async def _listening(app: Application[Any], access: Mapping[str, Access], hurry: asyncio.Event) -> AsyncIterator[None]:
     """Listen for calls and scrapes; drain at the end."""
-    server = _build_server(app, access)
+    server, border = _build_server(app, access)
     path = unix_path(app.settings.listen)
     inode = 0
     try:
@@ -141,12 +149,24 @@ async def _listening(app: Application[Any], access: Mapping[str, Access], hurry:
             finally:
                 app.draining.set()
                 _log.info("draining", grace_s=app.settings.drain_grace)
-                await _stop(server, app.settings.drain_grace, hurry)
+                await _drain(server, border, app.settings.drain_grace, hurry)
                 _log.info("stopped")
     finally:
         await server.stop(0)  # also when it never started: else it would complain when it is collected
         if path is not None and inode:
             remove_socket(path, inode)
+
+
+async def _drain(server: grpc.aio.Server, border: BorderInterceptor, grace_s: float, hurry: asyncio.Event) -> None:
+    """Serve on until callers have noticed NOT_SERVING, then stop; both within the grace.
+
+    gRPC answers CANCELLED, which nobody may repeat, to calls that arrive while it stops: so it stops once no call arrives any more.
+    """
+    until_s = time.monotonic() + grace_s
+    quiet_until_s = time.monotonic() + min(QUIET_WAIT_S_MAX, grace_s / 2)
+    while border.quiet_s < QUIET_S and time.monotonic() < quiet_until_s and not hurry.is_set():
+        await asyncio.sleep(QUIET_LOOK_S)
+    await _stop(server, max(0.0, until_s - time.monotonic()), hurry)
 
 
 async def _stop(server: grpc.aio.Server, grace_s: float, hurry: asyncio.Event) -> None:
@@ -193,7 +213,9 @@ async def _metrics_listening(app: Application[Any]) -> AsyncIterator[None]:
         remove_socket(path, inode)
 
 
-def _build_server(app: Application[Any], access: Mapping[str, Access]) -> grpc.aio.Server:
+def _build_server(
+    app: Application[Any], access: Mapping[str, Access]
+) -> tuple[grpc.aio.Server, BorderInterceptor]:
     """The gRPC server with interceptors, the service's servicers, health and reflection."""
     check_access_table(access, app.registrations)
     names = [registration.descriptor.full_name for registration in app.registrations]
@@ -215,7 +237,7 @@ def _build_server(app: Application[Any], access: Mapping[str, Access]) -> grpc.a
     if app.settings.reflection:
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         reflection.enable_server_reflection((*names, health_name, reflection.SERVICE_NAME), server)
-    return server
+    return server, border
 
 
 def check_access_table(access: Mapping[str, Access], registrations: list[Registration]) -> None:

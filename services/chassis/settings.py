@@ -23,7 +23,10 @@ SOCKET_PATH_BYTES_MAX = 107
 class ChassisSettings(BaseSettings):
     """The environment of a service. Unknown NIPMESH_ variables are left to others; a wrong value stops the start."""
 
-    model_config = SettingsConfigDict(env_prefix="NIPMESH_", extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix="NIPMESH_", extra="ignore", frozen=True, hide_input_in_errors=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+    )
 
     mesh: str = Field(default="nip", description="Name of the mesh.")
     service: str = Field(default="", description="Name of this service in the manifest, for example payment.")
@@ -111,6 +114,12 @@ def load_settings(kind: type[SettingsT]) -> SettingsT:
         return kind()
     except ValidationError as error:
         for problem in error.errors(include_input=False, include_url=False):
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            sys.stderr.write(f"error: NIPMESH_{name}: {problem['msg']}\n")
+            sys.stderr.write(f"error: {_variable(kind, problem['loc'])}: {problem['msg']}\n")
         raise SystemExit(2) from error
+
+
+def _variable(kind: type[ChassisSettings], location: tuple[int | str, ...]) -> str:
+    """The environment variable that a problem is about: an alias is a whole name, a field's name gets our prefix."""
+    name = str(location[0]) if location else ""
+    aliases = {str(field.validation_alias) for field in kind.model_fields.values() if field.validation_alias}
+    return name if name in aliases else f"NIPMESH_{name.upper()}"

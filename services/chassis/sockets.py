@@ -8,12 +8,14 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from services.chassis.errors import StartError
+
 UNIX: Final = "unix:"
 SOCKET_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 
 
-class ListenError(Exception):
+class ListenError(StartError):
     """The service cannot listen where it was told to; the text says why and what to do."""
 
 

@@ -62,6 +62,10 @@ class ChangeWatch:
             self.notify()
         return self.generation
 
+    def committed(self) -> None:
+        """This process committed: look now, which wakes whoever waits once and not again at the next poll."""
+        self.look()
+
     def notify(self) -> None:
         """Something was committed: wake everybody."""
         self.generation += 1

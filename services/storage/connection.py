@@ -14,6 +14,8 @@ from typing import Final, TypeVar
 
 import apsw
 
+from services.chassis.errors import unavailable
+
 T = TypeVar("T")
 
 BUSY_TIMEOUT_MS: Final = 5_000
@@ -97,11 +99,14 @@ class ReaderPool:
         if connection is None:
             connection = self._local.connection = connect(self._path, read_only=True)
             self._connections.append(connection)
-        connection.execute("BEGIN")
         try:
+            connection.execute("BEGIN")
             return work(connection)
+        except apsw.BusyError as error:
+            raise unavailable("the database is locked") from error
         finally:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Wait for running reads and close the connections."""

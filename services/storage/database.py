@@ -41,7 +41,7 @@ class Database:
         self.path = path
         self._closed = False
         self._watch = ChangeWatch(path)
-        self._writer = Writer(path, self._watch.notify)
+        self._writer = Writer(path, self._watch.committed)
         self._checkpointer = Checkpointer(path)
         self._readers = ReaderPool(path, READERS)
 

@@ -16,6 +16,8 @@ from typing import Final
 
 import apsw
 
+from services.chassis.errors import StartError
+
 STORAGE_MIGRATIONS: Final = Path(__file__).parent / "sql"
 """The tables of this package: idempotency keys, events, settings of the database."""
 MIGRATIONS_MAX: Final = 9_999
@@ -29,7 +31,7 @@ CREATE TABLE IF NOT EXISTS storage_migration (
 """
 
 
-class MigrationError(Exception):
+class MigrationError(StartError):
     """The migrations and the database do not fit together; the text says which and what to do."""
 
 

@@ -50,11 +50,11 @@ class Writer:
 
     def __init__(self, path: Path, on_commit: Callable[[], None]) -> None:
         """`on_commit` is called on the event loop after each batch that was committed."""
-        self._path = path
         self._loop = asyncio.get_running_loop()
         self._on_commit = on_commit
         self._queue: queue.SimpleQueue[PendingWrite | None] = queue.SimpleQueue()
         self._depth = 0
+        self._connection = connect(path)
         self._thread = threading.Thread(target=self._run, name=f"writer {path.name}", daemon=True)
         self._thread.start()
 
@@ -79,7 +79,7 @@ class Writer:
 
     def _run(self) -> None:
         """The thread: take all that waits, commit it, tell the loop."""
-        with contextlib.closing(connect(self._path)) as connection:
+        with contextlib.closing(self._connection) as connection:
             more = True
             while more:
                 batch, more = self._take()
@@ -122,7 +122,7 @@ def run_batch(connection: apsw.Connection, batch: list[PendingWrite]) -> bool:
         for write in batch:
             _run_one(connection, write)
         connection.execute("COMMIT")
-    except apsw.Error as error:
+    except Exception as error:  # noqa: BLE001  # whoever waits must be told, and the thread must live
         _log.error("batch failed", writes=len(batch), error=str(error), kind=type(error).__name__)
         _roll_back(connection)
         for write in batch:
@@ -160,11 +160,12 @@ def _run_one(connection: apsw.Connection, write: PendingWrite) -> None:
 
 def _roll_back(connection: apsw.Connection) -> None:
     """Leave no transaction behind."""
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
+    with contextlib.suppress(apsw.Error):  # a disk that fails now failed before: that error is the one to report
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
-def _failure(error: apsw.Error) -> ServiceError:
+def _failure(error: Exception) -> ServiceError:
     """What whoever waits is told; each gets an exception of its own."""
     failure = unavailable("the database did not take the write")
     failure.__cause__ = error
@@ -176,8 +177,8 @@ class Checkpointer:
 
     def __init__(self, path: Path) -> None:
         """Starts at once."""
-        self._path = path
         self._wal = path.with_name(path.name + "-wal")
+        self._connection = connect(path)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"checkpointer {path.name}", daemon=True)
         self._thread.start()
@@ -189,11 +190,19 @@ class Checkpointer:
 
     def _run(self) -> None:
         """The thread: look, copy when it is worth it."""
-        with contextlib.closing(connect(self._path)) as connection:
+        with contextlib.closing(self._connection) as connection:
             while not self._end.wait(CHECKPOINT_S):
-                size = self._wal.stat().st_size if self._wal.exists() else 0
-                if size >= CHECKPOINT_BYTES:
+                size = self._wal_bytes()
+                if size >= CHECKPOINT_BYTES and size != self._left_bytes:
                     self._checkpoint(connection, size)
+                    self._left_bytes = self._wal_bytes()
+
+    def _wal_bytes(self) -> int:
+        """Size of the WAL; 0 when there is none."""
+        try:
+            return self._wal.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def _checkpoint(self, connection: apsw.Connection, size: int) -> None:
         """PASSIVE first; a WAL that grew too far is also emptied, which holds the writers back for a moment."""
@@ -203,3 +212,5 @@ class Checkpointer:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         except apsw.BusyError:
             _log.info("checkpoint busy", wal_bytes=size)
+        except apsw.Error as error:
+            _log.error("checkpoint failed", wal_bytes=size, error=str(error))

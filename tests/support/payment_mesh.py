@@ -18,6 +18,8 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from nipmesh.invoice.v1 import invoice_service_pb2 as invoice_pb2
+from nipmesh.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
 from nipmesh.payment.v1 import payment_pb2
 from nipmesh.payment.v1 import payment_service_pb2 as pb
 from nipmesh.payment.v1.payment_service_pb2_grpc import AccountServiceStub, LedgerServiceStub, PaymentServiceStub
@@ -28,7 +30,7 @@ from support.settlement import Settlement
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OPERATOR = "0f" * 32
-START_SECONDS_MAX = 20
+START_SECONDS_MAX = 60
 RETRIED = (grpc.StatusCode.UNAVAILABLE,)
 
 
@@ -110,8 +112,9 @@ class Process:
 class PaymentMesh:
     """See the module. `call` goes to a living replica, again and elsewhere while the answer is UNAVAILABLE."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, real_invoices: bool = False) -> None:
         self.folder = folder
+        self.real_invoices = real_invoices
         self.settlement = Settlement(folder / "settlement.sqlite3")
         egress = f"unix:{folder}/egress.sock"
         shared = {"NIPMESH_EGRESS": egress, "NIPMESH_DATA_DIRECTORY": str(folder / "data"), "NIPMESH_DRAIN_GRACE": "5"}
@@ -120,6 +123,7 @@ class PaymentMesh:
             for number in range(2)
         ]
         self.nip = Process("services.nip", "nip-0", folder, self._nip_environment())
+        self.invoice = Process("services.invoice", "invoice-0", folder, self._invoice_environment())
         self._servers: list[grpc.aio.Server] = []
         self._channels: dict[int, grpc.aio.Channel] = {}
         self._turn = 0
@@ -140,33 +144,47 @@ class PaymentMesh:
             "NIP_KEYSTORE_KEY_FILE": str(keystore_key),
         }
 
+    def _invoice_environment(self) -> dict[str, str]:
+        node_key = self.folder / "node.key"
+        node_key.write_bytes(secrets.token_bytes(32))
+        node_key.chmod(0o600)
+        return {
+            "NIPMESH_DATA_DIRECTORY": str(self.folder / "invoice-data"),
+            "NIPMESH_EGRESS": f"unix:{self.folder}/invoice-egress.sock",
+            "INVOICE_NODE_KEY_FILE": str(node_key),
+        }
+
     async def start(self) -> None:
-        router = Router(
-            "payment",
-            {
-                "/nipmesh.nip.": lambda: f"unix:{self.nip.socket}",
-                "/nipmesh.invoice.": lambda: f"unix:{self.folder}/settlement.sock",
-            },
-        )
-        self._router = router
-        for name in ("egress", "settlement"):
-            server = grpc.aio.server()
-            if name == "egress":
-                server.add_generic_rpc_handlers((router,))
-            else:
-                self.settlement.register(server)
-            server.add_insecure_port(f"unix:{self.folder}/{name}.sock")
-            await server.start()
-            self._servers.append(server)
-        await asyncio.gather(self.nip.start(), *(replica.start() for replica in self.replicas))
+        invoices = self.invoice.socket if self.real_invoices else self.folder / "settlement.sock"
+        routes = {
+            "/nipmesh.nip.": lambda: f"unix:{self.nip.socket}",
+            "/nipmesh.invoice.": lambda: f"unix:{invoices}",
+        }
+        self._routers = [Router("payment", routes), Router("invoice", {"/nipmesh.payment.": self._living_socket})]
+        await self._serve("egress", lambda server: server.add_generic_rpc_handlers((self._routers[0],)))
+        await self._serve("invoice-egress", lambda server: server.add_generic_rpc_handlers((self._routers[1],)))
+        await self._serve("settlement", self.settlement.register)
+        processes = [self.nip, *self.replicas, *([self.invoice] if self.real_invoices else [])]
+        await asyncio.gather(*(process.start() for process in processes))
+
+    def _living_socket(self) -> str:
+        return next(f"unix:{replica.socket}" for replica in self.replicas if replica.alive)
+
+    async def _serve(self, name: str, register: Callable[[grpc.aio.Server], None]) -> None:
+        server = grpc.aio.server()
+        register(server)
+        server.add_insecure_port(f"unix:{self.folder}/{name}.sock")
+        await server.start()
+        self._servers.append(server)
 
     async def stop(self) -> None:
         for channel in self._channels.values():
             await channel.close()
-        for process in (*self.replicas, self.nip):
+        for process in (*self.replicas, self.nip, self.invoice):
             if process.alive:
                 await process.end()
-        await self._router.close()
+        for router in self._routers:
+            await router.close()
         for server in self._servers:
             await server.stop(0)
         self.settlement.db.close()
@@ -207,6 +225,23 @@ class PaymentMesh:
         """As the operator sees it."""
         request = pb.GetAccountRequest(account_id=account_id)
         return (await self.call(AccountServiceStub, "GetAccount", request, OPERATOR, role="operator")).account
+
+    async def create_invoice(self, user: str, account_id: str, amount_msat: int) -> str:
+        """An invoice of the real invoice service; its payment request."""
+        request = invoice_pb2.CreateInvoiceRequest(
+            request_id=request_id(), account_id=account_id, amount_msat=amount_msat
+        )
+        for attempt in range(100):
+            try:
+                async with grpc.aio.insecure_channel(f"unix:{self.invoice.socket}") as channel:
+                    stub = InvoiceServiceStub(channel)
+                    response = await stub.CreateInvoice(request, metadata=as_user(user), timeout=5)
+                    return str(response.invoice.payment_request)
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in RETRIED or attempt == 99:
+                    raise
+                await asyncio.sleep(0.1)
+        raise AssertionError
 
     async def pay(
         self, user: str, account_id: str, text: str, identifier: str = "", **rest: Any
@@ -249,10 +284,10 @@ def request_id() -> str:
 
 
 @contextlib.asynccontextmanager
-async def payment_mesh(folder: Path) -> AsyncIterator[PaymentMesh]:
+async def payment_mesh(folder: Path, *, real_invoices: bool = False) -> AsyncIterator[PaymentMesh]:
     """Started, and stopped at the end."""
     folder.chmod(0o700)
-    mesh = PaymentMesh(folder)
+    mesh = PaymentMesh(folder, real_invoices=real_invoices)
     try:
         await mesh.start()
         yield mesh

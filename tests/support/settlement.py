@@ -49,6 +49,7 @@ class Settlement(InvoiceSettlementServiceServicer):
 
     def __init__(self, path: Path) -> None:
         self.db = apsw.Connection(str(path))
+        self.db.execute("PRAGMA journal_mode = wal; PRAGMA synchronous = normal")
         self.db.execute(
             "CREATE TABLE IF NOT EXISTS invoice (hash TEXT PRIMARY KEY, account TEXT, preimage TEXT, state INT, locked_by TEXT);"
             "CREATE TABLE IF NOT EXISTS released (payment_id TEXT PRIMARY KEY);"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from pathlib import Path
 
 from generator.model import (
@@ -22,28 +25,57 @@ PORTS_PER_REPLICA = 4
 """Inbound, scrape, and two for an application without Unix sockets."""
 PORT_MAX = 65_535
 SOCKETS = Path("/run/nipmesh")
-EMPTY_KEY_SET = '{"keys":[]}'
+NOBODY = b"nipmesh: nobody holds the private half of this key"
+"""Hashed to a point of P-256: Envoy wants at least one key, and a key made at random would not be the same twice."""
+P, B = 2**256 - 2**224 + 2**192 + 2**96 - 1, 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+"""The curve P-256: y^2 = x^3 - 3x + B modulo P (SEC 2, section 2.4.2)."""
 
 
 def default_placement(mesh: Mesh, directory: Path, *, jwks: str | None = None, certificates: Path | None = None) -> Placement:
     """Place everything on one machine, in the order of the mesh.
 
-    `directory`: where the files will be written, absolute. `jwks`: the issuer's key set; without one, tokens are
-    verified against a set with no key in it, which refuses all. `certificates`: the parent of the workloads'
-    certificate folders; by default beside the files. Raises ValueError when ports run out.
+    `directory`: where the files will be written, absolute. `jwks`: the issuer's key set; without one it is the
+    manifest's file, and without that a key that nobody holds, so that no token passes. `certificates`: the parent of
+    the workloads' certificate folders; by default beside the files.
+
+    Raises ValueError when ports run out and OSError when the manifest's key set cannot be read.
     """
     folder = certificates or directory / "certificates"
     replicas: list[ReplicaPlacement] = []
     for service in mesh.services:
         for index in range(service.replicas):
             replicas.append(_replica(service, index, len(replicas), folder))
-    has_authentication = mesh.gateway is not None and mesh.gateway.authentication is not None
     return Placement(
         directory=directory,
         replicas=tuple(replicas),
         gateway=_gateway(mesh, len(replicas), folder),
-        jwks=(jwks or EMPTY_KEY_SET) if has_authentication else None,
+        jwks=_key_set(mesh, jwks),
     )
+
+
+def _key_set(mesh: Mesh, given: str | None) -> str | None:
+    authentication = mesh.gateway.authentication if mesh.gateway is not None else None
+    if authentication is None:
+        return None
+    if given is not None:
+        return given
+    if authentication.jwks_file is not None:
+        return authentication.jwks_file.read_text(encoding="utf-8")
+    return nobodys_key_set()
+
+
+def nobodys_key_set() -> str:
+    """A key set of one valid public key, found by hashing: nobody knows its private half."""
+    candidate = hashlib.sha256(NOBODY).digest()
+    while True:
+        x = int.from_bytes(candidate, "big")
+        square = (x**3 - 3 * x + B) % P
+        y = pow(square, (P + 1) // 4, P)
+        if x < P and y * y % P == square:
+            break
+        candidate = hashlib.sha256(candidate).digest()
+    point = {name: base64.urlsafe_b64encode(value.to_bytes(32, "big")).rstrip(b"=").decode() for name, value in (("x", x), ("y", y))}
+    return json.dumps({"keys": [{"alg": "ES256", "crv": "P-256", "kid": "nobody", "kty": "EC", "use": "sig", **point}]})
 
 
 def _replica(service: Service, index: int, position: int, certificates: Path) -> ReplicaPlacement:

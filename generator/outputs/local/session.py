@@ -29,6 +29,7 @@ from generator.outputs.local.record import Reaper, RunRecord, sweep_old_runs
 from generator.outputs.local.rotation import Board
 from generator.outputs.local.supervisor import Setup, Supervisor, manifest_digest
 from generator.pki import TokenKey, write_private
+from generator.resources import ResourceError
 
 RUN_ID_BYTES = 4
 Display = Callable[[Supervisor], Coroutine[None, None, None]]
@@ -190,7 +191,7 @@ async def run_mesh(
         showing = None if display is None else asyncio.create_task(display(session.supervisor))
         try:
             await session.run(on_ready)
-        except (PortError, OSError, ValueError) as error:
+        except (PortError, ResourceError, OSError, ValueError) as error:
             raise UpError(explain(error)) from error
         finally:
             if showing is not None:

@@ -241,3 +241,23 @@ async def test_health_per_service(definition: Definition, short_path: Path) -> N
             assert reply.status == health_pb2.HealthCheckResponse.SERVING
         error = await failing(stub.Check(health_pb2.HealthCheckRequest(service="other")))
         assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_cancelled_stream_closes_its_generator_at_once(
+    definition: Definition, echo: SimpleNamespace, short_path: Path, calls: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(definition, short_path) as (app, channel):
+        call = echo.grpc.EchoServiceStub(channel).Count(
+            echo.pb2.EchoRequest(text="x", mode="watch"), metadata=as_user(USER)
+        )
+        for _ in range(3):
+            await call.read()
+        call.cancel()
+        async with asyncio.timeout(2):
+            while "count closed" not in calls:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        labels = {"method": "/chassistest.v1.EchoService/Count"}
+        assert app.registry.get_sample_value("nipmesh_server_calls_in_flight", labels) == 0
+        assert app.registry.get_sample_value("nipmesh_server_calls_total", labels | {"code": "CANCELLED"}) == 1
+    assert caplog.records == [], "no complaint about contexts that were left elsewhere"

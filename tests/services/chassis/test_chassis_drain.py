@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from services.chassis import ChassisSettings, ListenError, ServiceDefinition, reason_of
 from services.chassis.testing import as_user, running
@@ -52,6 +53,33 @@ async def test_in_flight_finishes_and_watches_end(
     assert health == [1, 2]
     assert calls[-1] == "lifespan over"
     assert not (short_path / "app.sock").exists()
+
+
+async def test_callers_that_heed_not_serving_lose_no_call(
+    definition: Definition, echo: SimpleNamespace, short_path: Path
+) -> None:
+    stopped = asyncio.Event()
+    finished: list[str] = []
+
+    async def caller(stub: Any) -> None:
+        while not stopped.is_set():
+            finished.append((await stub.Echo(echo.pb2.EchoRequest(text="x", mode="sleep", sleep_ms=3))).text)
+
+    async def heed(states: Any) -> None:
+        while await states.read() is not grpc.aio.EOF:
+            pass
+        await asyncio.sleep(0.3)  # a health check's interval
+        stopped.set()
+
+    async with grpc.aio.insecure_channel(f"unix:{short_path}/app.sock") as channel:
+        async with running(definition, short_path, drain_grace=5.0):
+            stub = echo.grpc.EchoServiceStub(channel)
+            states = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            work = [asyncio.ensure_future(caller(stub)) for _ in range(16)] + [asyncio.ensure_future(heed(states))]
+            await asyncio.sleep(0.3)
+            count = len(finished)
+        await asyncio.gather(*work)
+    assert len(finished) > count > 0
 
 
 async def test_what_outlives_the_grace_is_cut(
@@ -220,3 +248,47 @@ async def test_a_killed_process_leaves_a_socket_that_the_next_removes(echo: Simp
             child.kill()
             await child.wait()
         assert (short_path / "app.sock").exists()
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """A real OTLP receiver that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.service = ""
+
+    async def Export(self, request: Any, context: Any) -> Any:
+        for resource in request.resource_spans:
+            attributes = {each.key: each.value.string_value for each in resource.resource.attributes}
+            self.service = attributes["service.name"]
+            self.names += [span.name for scope in resource.scope_spans for span in scope.spans]
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+async def test_spans_are_flushed_at_the_end(echo: SimpleNamespace, short_path: Path) -> None:
+    collector, server = Collector(), grpc.aio.server()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    target = f"unix:{short_path}/app.sock"
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_SERVICE_NAME": "echo"}
+    async with process(echo, short_path, **endpoint) as child, grpc.aio.insecure_channel(target) as channel:
+        await call_when_up(echo, channel)
+        child.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(child.communicate(), 5)
+    await server.stop(0)
+    assert child.returncode == 0
+    assert any(name.endswith("EchoService/Echo") for name in collector.names)
+    assert collector.service == "echo"
+
+
+async def test_an_absent_collector_does_not_hold_up_the_end(echo: SimpleNamespace, short_path: Path) -> None:
+    target = f"unix:{short_path}/app.sock"
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    async with process(echo, short_path, **endpoint) as child, grpc.aio.insecure_channel(target) as channel:
+        await call_when_up(echo, channel)
+        start_s = time.monotonic()
+        child.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(child.communicate(), 20)
+        assert time.monotonic() - start_s < 6
+    assert child.returncode == 0

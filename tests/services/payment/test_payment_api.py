@@ -84,7 +84,11 @@ async def test_accounts_belong_to_their_owners(service: Service) -> None:
     request = pb.GetAccountRequest(account_id=account_id)
     for metadata in (as_user(ALICE), DESK, as_service("invoice")):
         account = (await service.accounts.GetAccount(request, metadata=metadata)).account
-        assert (account.owner_pubkey, account.balance_msat, account.kind) == (ALICE, 5, payment_pb2.Account.KIND_CUSTOMER)
+        assert (account.owner_pubkey, account.balance_msat, account.kind) == (
+            ALICE,
+            5,
+            payment_pb2.Account.KIND_CUSTOMER,
+        )
     missing = pb.GetAccountRequest(account_id="customer:00000000-0000-0000-0000-000000000000")
     theirs = await _details(service.accounts.GetAccount(request, metadata=as_user(BOB)))
     nobodys = await _details(service.accounts.GetAccount(missing, metadata=as_user(BOB)))
@@ -229,7 +233,11 @@ async def test_payments_are_for_their_payer(service: Service) -> None:
 async def test_refunds_in_parts_and_never_more(service: Service) -> None:
     payer, payee = await service.open(ALICE, 10_000), await service.open(BOB)
     payment = await service.pay(ALICE, payer, service.settlement.create(payee, 10_000))
-    for metadata, reason in ((as_user(ALICE), "REFUND_NOT_ALLOWED"), (DESK, "REFUND_NOT_ALLOWED"), (as_user(EVE), "PAYMENT_NOT_FOUND")):
+    for metadata, reason in (
+        (as_user(ALICE), "REFUND_NOT_ALLOWED"),
+        (DESK, "REFUND_NOT_ALLOWED"),
+        (as_user(EVE), "PAYMENT_NOT_FOUND"),
+    ):
         assert (await refused(service.refund(metadata, payment.payment_id, all=True)))[1] == reason
     bob, identifier = as_user(BOB), request_id()
     part = await service.refund(bob, payment.payment_id, amount_msat=4_000, identifier=identifier)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import signal
 import time
 from typing import Any
 
 import apsw
 import grpc
-import pytest
 from nipmesh.payment.v1 import payment_pb2
 from nipmesh.payment.v1 import payment_service_pb2 as pb
 from nipmesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
@@ -112,61 +110,3 @@ async def test_a_drained_replica_hands_its_sagas_over_and_loses_no_call(mesh: Pa
     responses = await asyncio.gather(*calls)
     assert {response.payment.state for response in responses} == {Payment.STATE_SUCCEEDED}
     mesh.check_books(1_000_000)
-
-
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("seed", [7])
-async def test_random_payments_and_refunds_with_duplicates_and_a_kill(mesh: PaymentMesh, seed: int) -> None:
-    """16 callers over 20 accounts, 400 operations, many sent twice, one kill -9 in the middle."""
-    dice = random.Random(seed)
-    owners = [f"{number:02x}" * 32 for number in range(1, 21)]
-    accounts = [await mesh.open_account(owner, 100_000) for owner in owners]
-    done: list[tuple[str, int]] = []
-    effects: dict[str, set[str]] = {}
-    operations = iter(range(400))
-
-    async def pay() -> None:
-        payer, payee = dice.sample(range(20), 2)
-        text, identifier = mesh.settlement.create(accounts[payee], dice.randint(1, 30_000)), request_id()
-        copies = [mesh.pay(owners[payer], accounts[payer], text, identifier, timeout=20) for _ in range(dice.randint(1, 2))]
-        for answer in await asyncio.gather(*copies, return_exceptions=True):
-            if isinstance(answer, grpc.aio.AioRpcError):
-                assert answer.code() is grpc.StatusCode.FAILED_PRECONDITION, answer
-                continue
-            assert not isinstance(answer, BaseException), answer
-            assert answer.payment.state == Payment.STATE_SUCCEEDED
-            effects.setdefault(identifier, set()).add(answer.payment.payment_id)
-            done.append((answer.payment.payment_id, payee))
-
-    async def refund() -> None:
-        payment_id, payee = dice.choice(done)
-        identifier = request_id()
-        amount_msat = dice.randint(1, 10_000)
-        request = pb.RefundPaymentRequest(request_id=identifier, payment_id=payment_id, amount_msat=amount_msat)
-        copies = [mesh.call(PaymentServiceStub, "RefundPayment", request, owners[payee]) for _ in range(dice.randint(1, 2))]
-        for answer in await asyncio.gather(*copies, return_exceptions=True):
-            if isinstance(answer, grpc.aio.AioRpcError):
-                assert answer.code() is grpc.StatusCode.FAILED_PRECONDITION, answer
-                continue
-            assert not isinstance(answer, BaseException), answer
-            effects.setdefault(identifier, set()).add(answer.transfer.transfer_id)
-
-    async def caller() -> None:
-        for number in operations:
-            if number == 200:
-                await mesh.replicas[0].end()
-                await mesh.replicas[0].start()
-            await (refund() if done and dice.random() < 0.3 else pay())
-
-    await asyncio.gather(*(caller() for _ in range(16)))
-    assert all(len(ids) == 1 for ids in effects.values()), "a request_id took effect twice"
-    await eventually(lambda: _settled(mesh), 10)
-    mesh.check_books(20 * 100_000)
-    succeeded = mesh.query("SELECT count(*) FROM payment WHERE state IN (4, 6)")[0][0]
-    assert mesh.settlement.settled() == succeeded
-    refunds = mesh.query("SELECT coalesce(sum(amount_msat), 0) FROM transfer WHERE purpose = 3")[0][0]
-    assert refunds == mesh.query("SELECT coalesce(sum(refunded_msat), 0) FROM payment")[0][0]
-
-
-async def _settled(mesh: PaymentMesh) -> bool:
-    return mesh.query("SELECT count(*) FROM saga WHERE state = 1") == [(0,)]
