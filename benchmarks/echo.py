@@ -16,7 +16,7 @@ ACCESS = {"/benchmark.v1.EchoService/Echo": Access.PUBLIC}
 class EchoServicer(benchmark_pb2_grpc.EchoServiceServicer):
     """The least that a service can do."""
 
-    async def Echo(  # noqa: N802  (gRPC's naming)
+    async def Echo(
         self, request: benchmark_pb2.EchoRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> benchmark_pb2.EchoResponse:
         """Send the request back."""

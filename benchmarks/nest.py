@@ -19,7 +19,7 @@ class NestServicer(benchmark_pb2_grpc.NestServiceServicer):
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._echo = benchmark_pb2_grpc.EchoServiceStub(channel)
 
-    async def Nest(  # noqa: N802  (gRPC's naming)
+    async def Nest(
         self, request: benchmark_pb2.NestRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> benchmark_pb2.NestResponse:
         """Call Echo as often as asked, one call after the other."""

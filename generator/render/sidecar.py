@@ -100,11 +100,15 @@ def _inbound_listener(scene: Scene, service: Service, replica: ReplicaPlacement)
         callers=callers,
         counted_services=counted(service.methods),
         connection_ms_max=service.traffic.connection_duration_ms_max,
-        route=scene.file_view("routes", names.LISTENER_INBOUND),
         health_path=names.HEALTH_PATH,
         not_delivered_header=names.NOT_DELIVERED_HEADER,
         reset_header=names.RESET_HEADER,
         strip_own_headers=False,
+        calls=arriving_calls(service.callers),
+        cluster=names.CLUSTER_APPLICATION,
+        own_response_headers=names.OWN_RESPONSE_HEADERS,
+        status_header=names.STATUS_HEADER,
+        status_format=DEPENDENCY_OR_STATUS,
         **common(scene, names.LISTENER_INBOUND),
     )
 
@@ -113,13 +117,32 @@ def _egress_listener(scene: Scene, service: Service, replica: ReplicaPlacement) 
     return resource(
         ResourceType.LISTENER,
         "listener_egress",
-        name=names.LISTENER_EGRESS,
         address=address_view(replica.egress, listens=True),
         counted_services=counted(policy.method for edge in service.calls for policy in edge.methods),
         route=scene.file_view("routes", names.LISTENER_EGRESS),
         strip_own_headers=True,
+        **_egress_route(scene, service),
         **common(scene, names.LISTENER_EGRESS),
     )
+
+
+def _egress_route(scene: Scene, service: Service) -> dict[str, Any]:
+    callees = {edge.callee for edge in service.calls}
+    sizes = [scene.mesh.service(callee).traffic.request_bytes_max for callee in callees]
+    return {
+        "name": names.LISTENER_EGRESS,
+        "calls": outgoing_calls(scene.mesh, service.calls),
+        "own_response_headers": (*names.OWN_RESPONSE_HEADERS, names.DEPENDENCY_FAILED_HEADER),
+        "request_bytes_max": max(sizes, default=0),
+        "refusal": f"the manifest does not allow {service.name} to call this method",
+    }
+
+
+def _routes(scene: Scene, service: Service) -> tuple[Resource, ...]:
+    """The egress routes; a service that calls nobody has its one refusal in the listener itself."""
+    if not service.calls:
+        return ()
+    return (resource(ResourceType.ROUTE, "route_egress", **_egress_route(scene, service)),)
 
 
 def _clusters(scene: Scene, replica: ReplicaPlacement, callees: list[str]) -> tuple[Resource, ...]:
@@ -131,28 +154,3 @@ def _clusters(scene: Scene, replica: ReplicaPlacement, callees: list[str]) -> tu
         *telemetry_clusters(scene),
     ]
     return tuple(sorted(clusters, key=lambda cluster: cluster.name))
-
-
-def _routes(scene: Scene, service: Service) -> tuple[Resource, ...]:
-    callees = {edge.callee for edge in service.calls}
-    sizes = [scene.mesh.service(callee).traffic.request_bytes_max for callee in callees]
-    egress = resource(
-        ResourceType.ROUTE,
-        "route_egress",
-        name=names.LISTENER_EGRESS,
-        calls=outgoing_calls(scene.mesh, service.calls),
-        own_response_headers=(*names.OWN_RESPONSE_HEADERS, names.DEPENDENCY_FAILED_HEADER),
-        request_bytes_max=max(sizes, default=0),
-        refusal=f"the manifest does not allow {service.name} to call this method",
-    )
-    inbound = resource(
-        ResourceType.ROUTE,
-        "route_inbound",
-        name=names.LISTENER_INBOUND,
-        calls=arriving_calls(service.callers),
-        cluster=names.CLUSTER_APPLICATION,
-        own_response_headers=names.OWN_RESPONSE_HEADERS,
-        status_header=names.STATUS_HEADER,
-        status_format=DEPENDENCY_OR_STATUS,
-    )
-    return (egress, inbound)

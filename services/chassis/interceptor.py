@@ -205,7 +205,7 @@ class _Method:
 
     async def _request(
         self, running: Running, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
-    ) -> Any:  # noqa: ANN401  # a message or a stream of them
+    ) -> Any:  # a message or a stream of them
         """The request, once the caller may make it: checked messages."""
         self._border.admit(running.info, self._access)
         if self._handler.request_streaming:

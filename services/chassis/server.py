@@ -213,9 +213,7 @@ async def _metrics_listening(app: Application[Any]) -> AsyncIterator[None]:
         remove_socket(path, inode)
 
 
-def _build_server(
-    app: Application[Any], access: Mapping[str, Access]
-) -> tuple[grpc.aio.Server, BorderInterceptor]:
+def _build_server(app: Application[Any], access: Mapping[str, Access]) -> tuple[grpc.aio.Server, BorderInterceptor]:
     """The gRPC server with interceptors, the service's servicers, health and reflection."""
     check_access_table(access, app.registrations)
     names = [registration.descriptor.full_name for registration in app.registrations]

@@ -23,7 +23,11 @@ SOCKET_PATH_BYTES_MAX = 107
 class ChassisSettings(BaseSettings):
     """The environment of a service. Unknown NIPMESH_ variables are left to others; a wrong value stops the start."""
 
-    model_config = SettingsConfigDict(env_prefix="NIPMESH_", extra="ignore", frozen=True, hide_input_in_errors=True,
+    model_config = SettingsConfigDict(
+        env_prefix="NIPMESH_",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
         validate_by_name=True,
         validate_by_alias=True,
     )

@@ -20,6 +20,8 @@ EXPIRY_S_DEFAULT: Final = 24 * 3_600
 """An invoice can be paid for a day unless its maker says otherwise."""
 NETWORK: Final = REGTEST
 """The Lightning node is simulated: its invoices must not look like ones for real bitcoin."""
+MIN_FINAL_CLTV_EXPIRY_DELTA: Final = 80
+"""Blocks left to the payee by the last hop: lnd's default. Said in every invoice, as BOLT11 recommends."""
 MS_PER_SECOND: Final = 1_000
 
 
@@ -51,6 +53,7 @@ def issue(terms: Terms, node_key: NodeKey, now_ms: int) -> Invoice:
         description=None if terms.description_hash else terms.description,
         description_hash=terms.description_hash or None,
         expiry_s=terms.expiry_s,
+        min_final_cltv_expiry_delta=MIN_FINAL_CLTV_EXPIRY_DELTA,
     )
     return Invoice(
         invoice_id=new_id(),

@@ -27,9 +27,7 @@ class AccountServicer(AccountServiceServicer):
         self._database = database
         self._tokens = tokens
 
-    async def CreateAccount(  # noqa: N802 - the name of the method on the wire
-        self, request: pb.CreateAccountRequest, context: Context
-    ) -> pb.CreateAccountResponse:
+    async def CreateAccount(self, request: pb.CreateAccountRequest, context: Context) -> pb.CreateAccountResponse:
         """Open an account for the caller; an operator for anybody."""
         subject = require_subject()
         owner = request.owner_pubkey or subject
@@ -51,17 +49,13 @@ class AccountServicer(AccountServiceServicer):
         response.replayed = replayed
         return response
 
-    async def GetAccount(  # noqa: N802 - the name of the method on the wire
-        self, request: pb.GetAccountRequest, context: Context
-    ) -> pb.GetAccountResponse:
+    async def GetAccount(self, request: pb.GetAccountRequest, context: Context) -> pb.GetAccountResponse:
         """One account that the caller may see."""
         caller = current_caller()
         account = await self._database.read(lambda connection: visible_account(connection, request.account_id, caller))
         return pb.GetAccountResponse(account=account_message(account))
 
-    async def ListAccounts(  # noqa: N802 - the name of the method on the wire
-        self, request: pb.ListAccountsRequest, context: Context
-    ) -> pb.ListAccountsResponse:
+    async def ListAccounts(self, request: pb.ListAccountsRequest, context: Context) -> pb.ListAccountsResponse:
         """The caller's accounts, newest first; an operator's list holds all, or one user's."""
         subject = require_subject()
         owner = request.owner_pubkey or owner_filter()
@@ -76,9 +70,7 @@ class AccountServicer(AccountServiceServicer):
             response.next_page_token = self._tokens.next(request, (shown[-1][0],))
         return response
 
-    async def ListTransfers(  # noqa: N802 - the name of the method on the wire
-        self, request: pb.ListTransfersRequest, context: Context
-    ) -> pb.ListTransfersResponse:
+    async def ListTransfers(self, request: pb.ListTransfersRequest, context: Context) -> pb.ListTransfersResponse:
         """The transfers of an account that the caller may see."""
         caller = current_caller()
         page = self._tokens.page(request)

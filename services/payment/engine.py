@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import random
 import uuid
@@ -104,20 +105,21 @@ class SagaEngine:
             _log.info("payment.lease_lost", payment_id=driver.saga.payment_id)
         except ServiceError as error:
             _log.warning("payment.saga_interrupted", payment_id=driver.saga.payment_id, reason=str(error.reason))
-        except Exception:  # a fault of ours: the saga stays, the lease ends by itself, another attempt follows
+        except Exception:  # noqa: BLE001 - a fault of ours must not lose the saga: it is logged, and tried again after a rest
             _log.exception("payment.saga_fault", payment_id=driver.saga.payment_id)
             await self._rest(driver)
         finally:
             self._forget(driver.lease)
 
     async def _rest(self, driver: SagaDriver) -> None:
-        """Give the lease back with a long pause."""
+        """Give the lease back with a long pause; if that fails as well, the lease ends by itself."""
         now_ms = self._parts.clock()
         until_ms = now_ms + FAULT_PAUSE_MS
         lease, saga = driver.lease, driver.saga
-        await self._parts.database.write(
-            lambda connection: sagas.save_saga(connection, lease, saga, lease_until_ms=0, next_run_at_ms=until_ms)
-        )
+        with contextlib.suppress(sagas.LeaseLostError, ServiceError):
+            await self._parts.database.write(
+                lambda connection: sagas.save_saga(connection, lease, saga, lease_until_ms=0, next_run_at_ms=until_ms)
+            )
 
     def _forget(self, lease: sagas.Lease) -> None:
         """Only the entry of this lease: a newer claim of the same saga stays."""

@@ -37,9 +37,7 @@ class LedgerServicer(LedgerServiceServicer):
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def Deposit(  # noqa: N802 - the name of the method on the wire
-        self, request: pb.DepositRequest, context: Context
-    ) -> pb.DepositResponse:
+    async def Deposit(self, request: pb.DepositRequest, context: Context) -> pb.DepositResponse:
         """Credit an account out of node:lightning."""
         operator = require_operator()
         key = RequestKey.of(request)
@@ -58,9 +56,7 @@ class LedgerServicer(LedgerServiceServicer):
         _audit("ledger.deposit", operator, request.account_id, response.transfer.transfer_id, request.amount_msat)
         return response
 
-    async def Withdraw(  # noqa: N802 - the name of the method on the wire
-        self, request: pb.WithdrawRequest, context: Context
-    ) -> pb.WithdrawResponse:
+    async def Withdraw(self, request: pb.WithdrawRequest, context: Context) -> pb.WithdrawResponse:
         """Debit an account into node:lightning."""
         operator = require_operator()
         key = RequestKey.of(request)
@@ -79,9 +75,7 @@ class LedgerServicer(LedgerServiceServicer):
         _audit("ledger.withdrawal", operator, request.account_id, response.transfer.transfer_id, request.amount_msat)
         return response
 
-    async def FreezeAccount(  # noqa: N802 - the name of the method on the wire
-        self, request: pb.FreezeAccountRequest, context: Context
-    ) -> pb.FreezeAccountResponse:
+    async def FreezeAccount(self, request: pb.FreezeAccountRequest, context: Context) -> pb.FreezeAccountResponse:
         """Let nothing new leave an account."""
         operator = require_operator()
         key = RequestKey.of(request)
@@ -99,9 +93,7 @@ class LedgerServicer(LedgerServiceServicer):
         _audit("ledger.freeze", operator, request.account_id, request.reason, 0)
         return response
 
-    async def UnfreezeAccount(  # noqa: N802 - the name of the method on the wire
-        self, request: pb.UnfreezeAccountRequest, context: Context
-    ) -> pb.UnfreezeAccountResponse:
+    async def UnfreezeAccount(self, request: pb.UnfreezeAccountRequest, context: Context) -> pb.UnfreezeAccountResponse:
         """Undo FreezeAccount."""
         operator = require_operator()
         key = RequestKey.of(request)
@@ -119,9 +111,7 @@ class LedgerServicer(LedgerServiceServicer):
         _audit("ledger.unfreeze", operator, request.account_id, request.reason, 0)
         return response
 
-    async def GetTransfer(  # noqa: N802 - the name of the method on the wire
-        self, request: pb.GetTransferRequest, context: Context
-    ) -> pb.GetTransferResponse:
+    async def GetTransfer(self, request: pb.GetTransferRequest, context: Context) -> pb.GetTransferResponse:
         """One transfer between whatever accounts."""
         require_operator()
         transfer = await self._database.read(lambda connection: find_transfer(connection, request.transfer_id))

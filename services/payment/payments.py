@@ -38,15 +38,11 @@ class PaymentServicer(PaymentServiceServicer):
         self._watcher = watcher
         self._tokens = tokens
 
-    async def PayInvoice(  # noqa: N802 - the name of the method on the wire
-        self, request: pb.PayInvoiceRequest, context: Context
-    ) -> pb.PayInvoiceResponse:
+    async def PayInvoice(self, request: pb.PayInvoiceRequest, context: Context) -> pb.PayInvoiceResponse:
         """Pay an invoice out of an account of the caller."""
         return await self._payer.pay(request)
 
-    async def GetPayment(  # noqa: N802 - the name of the method on the wire
-        self, request: pb.GetPaymentRequest, context: Context
-    ) -> pb.GetPaymentResponse:
+    async def GetPayment(self, request: pb.GetPaymentRequest, context: Context) -> pb.GetPaymentResponse:
         """One payment that the caller may see."""
         caller = current_caller()
 
@@ -58,9 +54,7 @@ class PaymentServicer(PaymentServiceServicer):
         payment, steps = await self._database.read(work)
         return pb.GetPaymentResponse(payment=payment_message(payment, steps))
 
-    async def ListPayments(  # noqa: N802 - the name of the method on the wire
-        self, request: pb.ListPaymentsRequest, context: Context
-    ) -> pb.ListPaymentsResponse:
+    async def ListPayments(self, request: pb.ListPaymentsRequest, context: Context) -> pb.ListPaymentsResponse:
         """The caller's payments; an operator's list holds all."""
         require_subject()
         page = self._tokens.page(request)
@@ -82,16 +76,14 @@ class PaymentServicer(PaymentServiceServicer):
             response.next_page_token = self._tokens.next(request, (numbers[page.size - 1],))
         return response
 
-    async def WatchPayments(  # noqa: N802 - the name of the method on the wire
+    async def WatchPayments(
         self, request: pb.WatchPaymentsRequest, context: Context
     ) -> AsyncIterator[pb.WatchPaymentsResponse]:
         """Every change of the payments that the caller may see."""
         async for response in self._watcher.watch(request):
             yield response
 
-    async def RefundPayment(  # noqa: N802 - the name of the method on the wire
-        self, request: pb.RefundPaymentRequest, context: Context
-    ) -> pb.RefundPaymentResponse:
+    async def RefundPayment(self, request: pb.RefundPaymentRequest, context: Context) -> pb.RefundPaymentResponse:
         """Give money of a succeeded payment back."""
         subject = require_subject()
         key = RequestKey.of(request)

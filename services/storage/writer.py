@@ -193,9 +193,8 @@ class Checkpointer:
         with contextlib.closing(self._connection) as connection:
             while not self._end.wait(CHECKPOINT_S):
                 size = self._wal_bytes()
-                if size >= CHECKPOINT_BYTES and size != self._left_bytes:
+                if size >= CHECKPOINT_BYTES:
                     self._checkpoint(connection, size)
-                    self._left_bytes = self._wal_bytes()
 
     def _wal_bytes(self) -> int:
         """Size of the WAL; 0 when there is none."""

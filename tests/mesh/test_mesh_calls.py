@@ -106,7 +106,9 @@ async def change(stream: Any) -> Any:
     """The next change of a watch; heartbeats carry none."""
     while True:
         response = await stream.read()
-        if response.HasField("invoice" if isinstance(response, invoice_service_pb2.WatchInvoicesResponse) else "payment"):
+        if response.HasField(
+            "invoice" if isinstance(response, invoice_service_pb2.WatchInvoicesResponse) else "payment"
+        ):
             return response
 
 

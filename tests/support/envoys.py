@@ -68,6 +68,8 @@ services:
       methods:
         EchoService/Say: {deadline: 3s}
         EchoService/Once: {deadline: 3s}
+"""
+GATEWAY = """
 gateway:
   listen: 127.0.0.1:8080
   reflection: true

@@ -98,7 +98,7 @@ def admin(admin_socket: str, path: str) -> str:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
         connection.connect(admin_socket.removeprefix("unix:"))
-        connection.sendall(f"GET {path} HTTP/1.0\r\nHost: admin\r\n\r\n".encode())
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())
         chunks = []
         while chunk := connection.recv(65536):
             chunks.append(chunk)

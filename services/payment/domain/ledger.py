@@ -122,9 +122,9 @@ def refusal(account: Account | None, delta: Delta) -> Refused | None:
         return Refused(Reason.ACCOUNT_FROZEN, "the account is frozen: nothing new leaves it")
     if account.must_cover and delta.available_msat < 0 and account.available_msat + delta.available_msat < 0:
         return Refused(Reason.INSUFFICIENT_BALANCE, "the account's available balance does not cover this amount")
-    credits = account.credits_posted_msat + account.credits_pending_msat
-    debits = account.debits_posted_msat + account.debits_pending_msat
-    if max(credits + delta.credits_msat, debits + delta.debits_msat) > SUM_MSAT_MAX:
+    credited_msat = account.credits_posted_msat + account.credits_pending_msat + delta.credits_msat
+    debited_msat = account.debits_posted_msat + account.debits_pending_msat + delta.debits_msat
+    if max(credited_msat, debited_msat) > SUM_MSAT_MAX:
         return Refused(Reason.BALANCE_LIMIT_EXCEEDED, "a sum of the account would exceed all bitcoin that can exist")
     return None
 

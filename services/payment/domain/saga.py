@@ -19,9 +19,11 @@ from services.payment.domain.model import Failure
 RETRY_DELAY_MS_MIN = 100
 """First pause after a failed step: a restarted sidecar needs about this long."""
 RETRY_DELAY_MS_MAX = 5_000
-"""A dependency that is back is noticed within 5 s."""
-RETRY_DOUBLINGS_MAX = 6
-"""100 ms doubled 6 times is above the longest pause; more would only grow the number."""
+"""While money is held, a dependency that is back is noticed within 5 s."""
+RETRY_DELAY_MS_MAX_PATIENT = 60_000
+"""For what holds up nobody's call: receipts, and outcomes that the node has not known for longer than the time to give up."""
+RETRY_DOUBLINGS_MAX = 10
+"""100 ms doubled 10 times is above the longest pause; more would only grow the number."""
 
 
 class Step(StrEnum):
@@ -247,9 +249,10 @@ class Decision:
     action: Action | None = None
 
 
-def retry_delay_ms(attempt: int) -> int:
-    """The pause before attempt number `attempt` + 1: doubling from 100 ms to 5 s."""
-    return min(RETRY_DELAY_MS_MIN << min(attempt, RETRY_DOUBLINGS_MAX), RETRY_DELAY_MS_MAX)
+def retry_delay_ms(attempt: int, *, patient: bool = False) -> int:
+    """The pause before attempt number `attempt` + 1: doubling from 100 ms to 5 s, or to a minute where nobody waits."""
+    longest = RETRY_DELAY_MS_MAX_PATIENT if patient else RETRY_DELAY_MS_MAX
+    return min(RETRY_DELAY_MS_MIN << min(attempt, RETRY_DOUBLINGS_MAX), longest)
 
 
 def decide(saga: Saga, event: Event, now_ms: int) -> Decision:
@@ -285,7 +288,8 @@ def _again_later(saga: Saga, now_ms: int) -> Decision:
     """Retry with a growing pause; before the pivot only until the time to give up. The lock may exist: undo releases it."""
     if saga.step is Step.LOCK_INVOICE and now_ms >= saga.give_up_time_ms:
         return _undo(saga, Failure.TIMEOUT)
-    delay_ms = retry_delay_ms(saga.attempt)
+    overdue = saga.step is Step.PROCESS_PAYMENT and now_ms >= saga.give_up_time_ms
+    delay_ms = retry_delay_ms(saga.attempt, patient=overdue or saga.step is Step.SIGN_RECEIPT)
     return Decision(saga=replace(saga, attempt=saga.attempt + 1), commit=Park(delay_ms))
 
 

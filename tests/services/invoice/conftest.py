@@ -16,7 +16,7 @@ from nipmesh.invoice.v1 import invoice_pb2, invoice_service_pb2_grpc
 from nipmesh.invoice.v1 import invoice_service_pb2 as pb
 from nipmesh.payment.v1 import payment_pb2, payment_service_pb2, payment_service_pb2_grpc
 from services.chassis.caller import Access, remaining_s
-from services.chassis.errors import Reason, not_found
+from services.chassis.errors import Reason, not_found, reason_of
 from services.chassis.service import Application, ServiceDefinition
 from services.chassis.settings import ChassisSettings
 from services.chassis.testing import as_service, as_user, running
@@ -183,7 +183,6 @@ async def replicas(serve: Serve) -> AsyncIterator[tuple[Replica, Replica]]:
 @pytest.fixture
 def refused() -> Callable[[Any], Any]:
     """Await a call that fails; return its code and reason."""
-    from services.chassis.errors import reason_of
 
     async def failed(call: Any) -> tuple[str, str | None]:
         with pytest.raises(grpc.aio.AioRpcError) as error:

@@ -48,7 +48,7 @@ async def test_an_invoice_is_real_bolt11_signed_by_the_node(replica: Any) -> Non
     assert (request.amount_msat, theirs.amount_msat, invoice.amount_msat) == (250_000_001,) * 3
     assert (request.description, theirs.description, invoice.description) == ("Kaffee ☕",) * 3
     assert request.payment_hash == theirs.payment_hash == invoice.payment_hash
-    assert request.expiry_s == 86_400
+    assert (request.expiry_s, request.min_final_cltv_expiry_delta) == (86_400, 80)
     assert request.expire_time_s == invoice.expire_time.seconds
     assert int(before) <= request.create_time_s <= time.time()
     assert (invoice.state, invoice.preimage, invoice.amount_paid_msat) == (State.STATE_OPEN, "", 0)
@@ -178,7 +178,8 @@ async def test_an_invoice_without_an_amount_choice_is_refused(replica: Any, refu
 
 @pytest.mark.parametrize(
     "description",
-    ["", "a" * 639, "'; DROP TABLE invoice; --", "\x00\n\u202e<script>"], ids=["empty", "longest", "quotes", "hostile"],
+    ["", "a" * 639, "'; DROP TABLE invoice; --", "\x00\n\u202e<script>"],
+    ids=["empty", "longest", "quotes", "hostile"],
 )
 async def test_any_description_that_fits_survives(replica: Any, description: str) -> None:
     invoice = await replica.create(description=description)
@@ -372,6 +373,7 @@ async def test_any_node_s_payment_request_is_decoded(replica: Any) -> None:
         "lnbc2500u1pvjluezsp5zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zygspp5qqqsyqcyq5rqwzqfqqqsyqcyq"
         "5rqwzqfqqqsyqcyq5rqwzqfqypqdq5xysxxatsyp3k7enxv4jsxqzpu9qrsgquk0rl77nj30yxdy8j9vdx85fkpmdla2087ne0xh"
         "8nhedh8w27kyke0lp53ut353s06fv3qfegext0eh0ymjpf39tuven09sam30g4vgpfna3rh"
+    )
     for form in (text, text.upper()):
         decoded = await replica.invoices.DecodePaymentRequest(
             pb.DecodePaymentRequestRequest(payment_request=form), metadata=AS_BOB
@@ -382,7 +384,9 @@ async def test_any_node_s_payment_request_is_decoded(replica: Any) -> None:
         assert decoded.payee_pubkey == "03e7156ae33b0a208d0744199163177e909e80176e55d97a2f221ede0f934dd9ad"
 
 
-@pytest.mark.parametrize("text", ["x", "lnbc1", "lightning:lnbc1", "ü" * 100, "lnbc1" + "q" * 7_000], ids=lambda text: text[:15])
+@pytest.mark.parametrize(
+    "text", ["x", "lnbc1", "lightning:lnbc1", "ü" * 100, "lnbc1" + "q" * 7_000], ids=lambda text: text[:15]
+)
 async def test_what_is_no_payment_request_is_refused_with_the_place(replica: Any, text: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await replica.invoices.DecodePaymentRequest(

@@ -9,10 +9,12 @@ import random
 import uuid
 from typing import Any
 
+import grpc
 import pytest
 
 from nipmesh.invoice.v1 import invoice_pb2
 from nipmesh.invoice.v1 import invoice_service_pb2 as pb
+from services.chassis.errors import reason_of
 from services.chassis.secret import SecretBytes
 from services.chassis.testing import as_service
 from services.lightning.bolt11 import encode
@@ -142,10 +144,8 @@ async def test_of_sixteen_locks_over_two_replicas_one_wins(replicas: Any, round_
     async def lock(at: int) -> str:
         try:
             await replicas[at % 2].lock(invoice.payment_request, payments[at])
-        except Exception as error:  # noqa: BLE001  # counted below, by reason
-            from services.chassis.errors import reason_of
-
-            return str(reason_of(error))  # type: ignore[arg-type]
+        except grpc.aio.AioRpcError as error:
+            return str(reason_of(error))
         return "won"
 
     outcomes = collections.Counter(await asyncio.gather(*(lock(at) for at in range(16))))
@@ -172,6 +172,7 @@ async def test_random_steps_from_two_replicas_leave_every_payment_with_one_fate(
     invoices = [await replicas[0].create(any_amount=True) for _ in range(4)]
     payments = [(_id(), generator.choice(invoices)) for _ in range(12)]
     fates: dict[str, set[str]] = collections.defaultdict(set)
+    refusals: list[str | None] = []
 
     async def step(payment_id: str, invoice: Any) -> None:
         replica, kind = generator.choice(replicas), generator.choice(["lock", "commit", "release"])
@@ -180,15 +181,14 @@ async def test_random_steps_from_two_replicas_leave_every_payment_with_one_fate(
                 await replica.lock(invoice.payment_request, payment_id, 5)
             else:
                 await getattr(replica, kind)(payment_id)
-        except Exception as error:  # noqa: BLE001  # refusals are a part of the game
-            from services.chassis.errors import reason_of
-
-            assert str(reason_of(error)).startswith("INVOICE_")  # type: ignore[arg-type]
+        except grpc.aio.AioRpcError as error:
+            refusals.append(reason_of(error))
         else:
             fates[payment_id].add(kind)
 
     for _ in range(20):
         await asyncio.gather(*(step(*generator.choice(payments)) for _ in range(12)))
+    assert [reason for reason in refusals if not str(reason).startswith("INVOICE_")] == []
     winners: dict[str, str] = {}
     for payment_id, invoice in payments:
         assert not {"commit", "release"} <= fates[payment_id], "committed and released"

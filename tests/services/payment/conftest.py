@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from support.payment_mesh import PaymentMesh, payment_mesh
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import apsw
 import grpc
+
 from nipmesh.payment.v1 import payment_pb2
 from nipmesh.payment.v1 import payment_service_pb2 as pb
 from nipmesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub

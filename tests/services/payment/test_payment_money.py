@@ -10,6 +10,7 @@ from hashlib import sha256
 import apsw
 import grpc
 import pytest
+
 from nipmesh.payment.v1 import payment_pb2
 from nipmesh.payment.v1 import payment_service_pb2 as pb
 from nipmesh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub

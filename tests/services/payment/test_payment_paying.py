@@ -8,6 +8,7 @@ from hashlib import sha256
 
 import grpc
 import pytest
+
 from nipmesh.payment.v1 import payment_pb2
 from nipmesh.payment.v1 import payment_service_pb2 as pb
 from nipmesh.payment.v1.payment_service_pb2_grpc import LedgerServiceStub, PaymentServiceStub
@@ -248,5 +249,5 @@ async def test_a_cancelled_call_does_not_touch_the_payment(mesh: PaymentMesh) ->
     response = await mesh.pay(ALICE, payer, text, identifier)
     assert response.replayed
     assert response.payment.state == Payment.STATE_SUCCEEDED
-    assert ACCEPTED != mesh.settlement.state(text)
+    assert mesh.settlement.state(text) != ACCEPTED
     mesh.check_books(10_000)

@@ -11,6 +11,7 @@ import pytest
 from google.rpc import error_details_pb2
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from nipmesh.common.v1 import error_pb2
 from services.chassis import (
@@ -220,3 +221,15 @@ def test_wrong_settings_name_the_variable(
 def test_every_setting_is_documented() -> None:
     fields: dict[str, Any] = dict(ChassisSettings.model_fields)
     assert all(field.description for field in fields.values())
+
+
+def test_a_variable_with_a_name_of_its_own_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    class Settings(ChassisSettings):
+        key_file: Path = Field(validation_alias="NIP_KEYSTORE_KEY_FILE")
+        token_audience: str
+
+    with pytest.raises(SystemExit):
+        load_settings(Settings)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["NIP_KEYSTORE_KEY_FILE", "NIPMESH_TOKEN_AUDIENCE"]
+    assert Settings(key_file=Path("x"), token_audience="a").key_file == Path("x")  # type: ignore[call-arg]

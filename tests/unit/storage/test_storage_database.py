@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import stat
 import subprocess
@@ -41,6 +42,12 @@ async def database(tmp_path: Path, migrations: Path) -> AsyncIterator[Database]:
 
 def insert(name: str) -> Any:
     return lambda connection: connection.execute("INSERT INTO item (name) VALUES (?)", (name,)) and None
+
+
+def pending(work: Any) -> PendingWrite:
+    return PendingWrite(
+        work=work, context=contextvars.copy_context(), future=asyncio.get_running_loop().create_future()
+    )
 
 
 def names(connection: apsw.Connection) -> list[str]:
@@ -109,22 +116,52 @@ async def test_a_failed_commit_fails_all(tmp_path: Path) -> None:
     connection = connect(tmp_path / "a.db")
     connection.execute(SCHEMA)
     connection.execute("CREATE TABLE child (item INTEGER REFERENCES item (id) DEFERRABLE INITIALLY DEFERRED)")
-    loop = asyncio.get_running_loop()
 
     def orphan(connection: apsw.Connection) -> None:
         connection.execute("INSERT INTO child (item) VALUES (77)")
 
-    import contextvars
-
-    batch = [
-        PendingWrite(work=work, context=contextvars.copy_context(), future=loop.create_future())
-        for work in (insert("a"), orphan, insert("b"))
-    ]
+    batch = [pending(work) for work in (insert("a"), orphan, insert("b"))]
     assert run_batch(connection, batch) is False
     assert all(isinstance(write.error, ServiceError) for write in batch)
     assert names(connection) == []
     assert not connection.in_transaction
     connection.close()
+
+
+async def test_a_file_that_stays_locked_is_said_so(database: Database) -> None:
+    other = connect(database.path)
+    ours = connect(database.path, busy_timeout_ms=30)
+    other.execute("BEGIN IMMEDIATE")
+    write = pending(insert("a"))
+    start_s = time.monotonic()
+    assert run_batch(ours, [write]) is False
+    assert 0.08 < time.monotonic() - start_s < 1, "three tries of 30 ms"
+    assert isinstance(write.error, ServiceError)
+    assert write.error.reason == "BACKEND_UNAVAILABLE"
+    other.execute("ROLLBACK")
+    assert run_batch(ours, [pending(insert("a"))]) is True
+    for connection in (other, ours):
+        connection.close()
+
+
+async def test_a_full_disk_fails_the_batch_and_heals(database: Database) -> None:
+    connection = connect(database.path)
+    pages = connection.pragma("page_count")
+    connection.pragma("max_page_count", pages + 2)
+    batch = [pending(insert("small")), pending(insert("x" * 100_000)), pending(insert("other"))]
+    assert run_batch(connection, batch) is False
+    assert [type(write.error) for write in batch] == [ServiceError, apsw.FullError, ServiceError]
+    assert await database.read(names) == []
+    connection.pragma("max_page_count", 1_000_000)
+    assert run_batch(connection, [pending(insert("small"))]) is True
+    connection.close()
+
+
+async def test_one_commit_wakes_once(database: Database) -> None:
+    changes = database.changes()
+    await database.write(insert("a"))
+    assert await changes.wait(timeout_s=1) is True
+    assert await changes.wait(timeout_s=0.15) is False
 
 
 async def test_a_cancelled_awaiter_breaks_nothing(database: Database) -> None:
