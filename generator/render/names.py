@@ -24,8 +24,7 @@ RESET_HEADER = "x-nipmesh-reset"
 STATUS_HEADER = "x-nipmesh-status"
 """Set by the callee's sidecar: the gRPC status of an answer that is nothing but a status."""
 DEPENDENCY_FAILED_HEADER = "x-nipmesh-dependency-failed"
-"""Set by an application on UNAVAILABLE that stems from a service it calls: such an answer is neither repeated by its
-callers nor counted against the replica."""
+"""Set by an application on UNAVAILABLE that stems from a service it calls: its callers do not repeat such a call."""
 OWN_RESPONSE_HEADERS = (NOT_DELIVERED_HEADER, RESET_HEADER, STATUS_HEADER)
 HEALTH_PATH = "/grpc.health.v1.Health/Check"
 INTROSPECTION_HEALTH = "/grpc.health.v1.Health/"

@@ -111,7 +111,6 @@ def service_cluster(scene: Scene, callee: Service) -> Resource:
         circuit_breaker=traffic.circuit_breaker,
         keepalive=traffic.keepalive,
         connection_ms_max=traffic.connection_duration_ms_max,
-        dependency_header=names.DEPENDENCY_FAILED_HEADER,
         streams_max=STREAMS_MAX,
         secrets=scene.secrets,
         peers=(callee.identity,),

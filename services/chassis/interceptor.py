@@ -200,8 +200,9 @@ class _Method:
             await self._fail(running, context, error)
         finally:
             self._border.end(running, self._metrics)
-        for never in ():
-            yield never
+        nothing: tuple[bytes, ...] = ()
+        for each in nothing:
+            yield each
 
     async def _request(
         self, running: Running, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]

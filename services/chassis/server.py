@@ -165,7 +165,8 @@ async def _drain(server: grpc.aio.Server, border: BorderInterceptor, grace_s: fl
     until_s = time.monotonic() + grace_s
     quiet_until_s = time.monotonic() + min(QUIET_WAIT_S_MAX, grace_s / 2)
     while border.quiet_s < QUIET_S and time.monotonic() < quiet_until_s and not hurry.is_set():
-        await asyncio.sleep(QUIET_LOOK_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(hurry.wait(), QUIET_LOOK_S)
     await _stop(server, max(0.0, until_s - time.monotonic()), hurry)
 
 

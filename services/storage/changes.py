@@ -63,7 +63,7 @@ class ChangeWatch:
         return self.generation
 
     def committed(self) -> None:
-        """This process committed: look now, which wakes whoever waits once and not again at the next poll."""
+        """A commit of our own: look now, which wakes whoever waits once and not again at the next poll."""
         self.look()
 
     def notify(self) -> None:

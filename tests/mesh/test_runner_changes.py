@@ -1,9 +1,6 @@
 """Changes to a running mesh under load: scale, restart, certificate renewal. No call may fail because of them."""
 
 import asyncio
-import datetime as dt
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,35 +70,3 @@ def test_what_cannot_be_done_says_why(running: EchoMesh) -> None:
     assert "have changed since" in running.run("scale", "echo", "3", expect=1).stderr
     manifest.write_text(original)
     assert running.status()["state"] == "ready"
-
-
-async def test_certificates_are_renewed_under_load(tmp_path: Path) -> None:
-    mesh = EchoMesh(folder=tmp_path, lifetime="10s")
-    mesh.write()
-    await asyncio.to_thread(mesh.run, "up", "--detach")
-    first = mesh.status()
-    async with Load(mesh=mesh, callers=4) as load:
-        await asyncio.sleep(13)
-    second = mesh.status()
-    await asyncio.to_thread(mesh.run, "down")
-    assert load.failed == []
-    for name in ("echo", "front"):
-        before, after = (document["services"][name]["replicas"][0] for document in (first, second))
-        assert after["certificate_expiry"] > before["certificate_expiry"]
-        assert dt.datetime.fromisoformat(before["certificate_expiry"]) < dt.datetime.now(dt.UTC)
-        assert (after["pid"], after["sidecar_pid"]) == (before["pid"], before["sidecar_pid"])
-
-
-async def test_a_replica_that_cannot_start_is_rolled_back(tmp_path: Path) -> None:
-    mesh = EchoMesh(folder=tmp_path, echo_env={"ECHO_CRASH_FROM": "2"})
-    mesh.write()
-    await asyncio.to_thread(mesh.run, "up", "--detach")
-    async with Load(mesh=mesh, callers=4) as load:
-        failed = await asyncio.to_thread(mesh.run, "scale", "echo", "3", expect=1)
-    assert "echo crashes on request" in failed.stderr
-    assert load.failed == []
-    assert [replica["name"] for replica in mesh.replicas()] == ["echo-0", "echo-1"]
-    assert mesh.status()["state"] == "ready"
-    traces = mesh.traces()
-    os.kill(mesh.status()["pid"], signal.SIGTERM)
-    await asyncio.to_thread(traces.until_gone)

@@ -5,14 +5,11 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import pytest
 
 from mesh.runner_support import RELAY, EchoMesh, Load, is_alive, say, until
@@ -32,20 +29,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoMesh]:
     traces.until_gone()
 
 
-@pytest.fixture
-def stopped(tmp_path: Path) -> Iterator[EchoMesh]:
-    """A mesh that the test starts itself."""
-    mesh = EchoMesh(folder=tmp_path)
-    mesh.write()
-    yield mesh
-    mesh.run("down", expect=None)
-
-
 async def test_calls_cross_the_mesh(running: EchoMesh) -> None:
     async with running.channel() as channel:
-        answers = {(await say(channel, "hello", RELAY)).rpartition("-> ")[2].split(" ")[0] for _ in range(20)}
-        assert answers == {"echo-0", "echo-1"}
-        assert await say(channel, "peer") == "URI=spiffe://parlour.mesh/gateway"
+        answered = set()
+        for _ in range(200):
+            answered.add((await say(channel, "hello", RELAY)).rpartition("-> ")[2].split(" ")[0])
+        assert answered == {"echo-0", "echo-1"}
+        assert (await say(channel, "peer")).endswith("URI=spiffe://parlour.mesh/gateway")
         assert (await say(channel, "peer", RELAY)).endswith("URI=spiffe://parlour.mesh/service/front")
 
 
@@ -141,107 +131,3 @@ async def test_a_killed_process_costs_no_call_and_comes_back(running: EchoMesh, 
     restarts = "restarts" if victim == "pid" else "sidecar_restarts"
     assert after[restarts] == before[restarts] + 1
     assert (after["inbound"], after["admin_socket"]) == (before["inbound"], before["admin_socket"])
-
-
-def test_a_killed_supervisor_leaves_nothing_and_the_next_up_works(stopped: EchoMesh) -> None:
-    stopped.run("up", "--detach")
-    traces = stopped.traces()
-    os.kill(stopped.status()["pid"], signal.SIGKILL)
-    traces.until_gone()
-    assert stopped.status(expect=3)["state"] == "not running"
-    stopped.run("up", "--detach")
-    traces = stopped.traces()
-    stopped.run("down")
-    assert traces.left() == []
-    assert "not running" in stopped.run("down").stdout
-
-
-def test_supervisor_and_reaper_killed_together_are_swept_by_the_next_up(stopped: EchoMesh) -> None:
-    stopped.run("up", "--detach")
-    traces = stopped.traces()
-    supervisor = stopped.status()["pid"]
-    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-    reapers = [int(pid) for pid in children if b"reaper.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert len(reapers) == 1
-    os.kill(reapers[0], signal.SIGKILL)
-    os.kill(supervisor, signal.SIGKILL)
-    time.sleep(0.5)
-    assert not any(is_alive(pid) for pid in traces.pids), "the kernel ends children with their parent"
-    assert traces.left(), "without the reaper the folder stays"
-    stopped.run("up", "--detach")
-    stopped.run("down")
-    assert traces.left() == []
-
-
-def test_a_taken_gateway_port_is_a_clear_error_and_can_be_overridden(stopped: EchoMesh) -> None:
-    with socket.create_server(("127.0.0.1", stopped.port)):
-        started = time.monotonic()
-        refused = stopped.run("up", "--detach", expect=1).stderr
-        assert time.monotonic() - started < 10
-        assert f"127.0.0.1:{stopped.port}" in refused
-        assert "--gateway-listen" in refused
-        assert not list((stopped.folder / ".nipmesh" / "runs").glob("*"))
-        other = EchoMesh(folder=stopped.folder)
-        stopped.run("up", "--detach", "--gateway-listen", f"127.0.0.1:{other.port}")
-        assert stopped.status()["gateway"]["address"] == f"127.0.0.1:{other.port}"
-    stopped.run("down")
-
-
-def test_an_application_that_dies_at_start_fails_the_up_with_its_last_words(tmp_path: Path) -> None:
-    mesh = EchoMesh(folder=tmp_path, echo_env={"ECHO_CRASH": "1"})
-    mesh.write()
-    refused = mesh.run("up", "--detach", expect=1).stderr
-    assert "echo crashes on request" in refused
-    assert "echo-" in refused
-    assert mesh.status(expect=3)["state"] == "not running"
-    assert not list((tmp_path / ".nipmesh" / "runs").glob("*"))
-
-
-def test_an_application_that_is_too_slow_fails_the_up(tmp_path: Path) -> None:
-    mesh = EchoMesh(folder=tmp_path, echo_env={"ECHO_DELAY_S": "30"})
-    mesh.write()
-    refused = mesh.run("up", "--detach", "--timeout", "2", expect=1).stderr
-    assert "not ready within 2 s" in refused
-    assert "its app is starting" in refused
-
-
-def test_a_manifest_with_errors_starts_nothing(tmp_path: Path) -> None:
-    (tmp_path / "mesh.yaml").write_text("mesh: x\nservicse: {}\n")
-    mesh = EchoMesh(folder=tmp_path)
-    refused = mesh.run("up", "--detach", expect=1).stderr
-    assert "mesh.yaml:2:1: error[NM" in refused
-
-
-def test_in_the_foreground_each_event_is_a_line_and_ctrl_c_drains(stopped: EchoMesh) -> None:
-    process = subprocess.Popen(stopped.command("up"), stdout=subprocess.PIPE, text=True, env=stopped.environment)
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if "ready: all replicas are ready" in line:
-            break
-    traces = stopped.traces()
-    process.send_signal(signal.SIGINT)
-    rest = process.stdout.read()
-    process.stdout.close()
-    assert process.wait(20) == 0
-    assert traces.left() == []
-    assert "nothing is left behind" in rest
-    assert sum("sidecar" in line and "ready: after" in line for line in lines) == 4
-
-
-async def test_a_second_ctrl_c_does_not_wait(stopped: EchoMesh) -> None:
-    stopped.run("up", "--detach")
-    traces = stopped.traces()
-    pid = stopped.status()["pid"]
-    async with stopped.channel() as channel:
-        call = asyncio.create_task(say(channel, "sleep 8000", timeout_s=20))
-        await asyncio.sleep(0.3)
-        os.kill(pid, signal.SIGINT)
-        await asyncio.sleep(0.3)
-        os.kill(pid, signal.SIGINT)
-        started = time.monotonic()
-        with pytest.raises(grpc.aio.AioRpcError):
-            await call
-    traces.until_gone(3)
-    assert time.monotonic() - started < 5

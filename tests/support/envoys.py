@@ -225,14 +225,20 @@ class Envoys:
         self.placement = replace(self.placement, replicas=replicas)
         self.publish()
 
-    def issue(self, workload: str, identity: str | None = None, authority: Authority | None = None) -> Path:
+    def issue(
+        self,
+        workload: str,
+        identity: str | None = None,
+        authority: Authority | None = None,
+        at: dt.datetime | None = None,
+    ) -> Path:
         """Give a workload a fresh certificate; another identity or authority makes it an impostor."""
         folder = self.folder / "certificates" / workload
         leaf = issue_leaf(
             authority or self.authority,
             identity=identity or self.identity(workload),
             lifetime=LIFETIME,
-            now=dt.datetime.now(dt.UTC),
+            now=at or dt.datetime.now(dt.UTC),
         )
         publish_leaf(folder, leaf)
         return folder / "..data"
@@ -269,6 +275,12 @@ class Envoys:
         command += ["--drain-time-s", "5", "--log-level", "warning"]
         self.processes[workload] = subprocess.Popen(command, stdout=log, stderr=log)
         log.close()
+
+    async def restart_envoy(self, workload: str) -> None:
+        self.processes[workload].kill()
+        self.processes[workload].wait()
+        self.start_envoy(workload)
+        await self.until(lambda: self.ready(workload), f"{workload} is not ready")
 
     def admin(self, workload: str, path: str, method: str = "GET") -> str:
         """Ask Envoy's admin interface. Raises OSError while there is none."""

@@ -18,6 +18,7 @@ from cryptography import x509
 from generator.model import Mesh, SocketAddress
 from generator.outputs.local.binary import EnvoyNotFoundError, envoy_version, find_envoy
 from generator.outputs.local.client import NotRunningError, read_current
+from generator.outputs.local.inotify import instances_limit, instances_needed, shortage
 from generator.outputs.local.paths import (
     SOCKET_PATH_BYTES_MAX,
     StatePaths,
@@ -30,12 +31,6 @@ from generator.pki.store import CERTIFICATE, DATA_LINK
 PYTHON_MIN, PYTHON_MAX = (3, 11), (3, 13)
 ENVOY_VERSION = "1.40."
 """What the generated configuration is tested with."""
-INOTIFY = Path("/proc/sys/fs/inotify")
-INSTANCES_PER_ENVOY = 2
-WATCHES_PER_ENVOY = 16
-"""Five xDS folders and three certificate files, twice."""
-INOTIFY_SPARE = 32
-"""What editors and desktops hold as well."""
 OPEN_FILES_MIN = 1024
 CLOCK_NOT_BEFORE = dt.datetime(2025, 1, 1, tzinfo=dt.UTC)
 """Older than this software: a clock that says less is wrong."""
@@ -77,7 +72,7 @@ def examine(manifest: Path, mesh: Mesh | None) -> Iterator[Check]:
     yield Check(level=Level.OK, subject="manifest", found=f"{len(mesh.services)} services")
     yield check_gateway_port(manifest, mesh)
     yield check_socket_length(mesh)
-    yield from check_inotify(sum(service.replicas for service in mesh.services) + 1, INOTIFY)
+    yield check_inotify(mesh, is_running=_running_gateway(manifest) is not None)
 
 
 def check_python(version: tuple[int, ...]) -> Check:
@@ -192,24 +187,15 @@ def check_socket_length(mesh: Mesh) -> Check:
     return Check(level=Level.FAIL, subject="socket paths", found=found, fix="choose shorter service names")
 
 
-def check_inotify(workloads: int, folder: Path) -> Iterator[Check]:
-    """Compare the kernel's limits with what the Envoys need: they watch their files."""
-    needs = {
-        "max_user_instances": workloads * INSTANCES_PER_ENVOY + INOTIFY_SPARE,
-        "max_user_watches": workloads * WATCHES_PER_ENVOY + INOTIFY_SPARE,
-    }
-    for name, need in needs.items():
-        subject = f"inotify {name.removeprefix('max_user_')}"
-        try:
-            limit = int((folder / name).read_text(encoding="ascii"))
-        except (OSError, ValueError) as error:
-            yield Check(level=Level.WARN, subject=subject, found=f"unknown: {error}")
-            continue
-        if limit >= need:
-            yield Check(level=Level.OK, subject=subject, found=f"{limit}, needs {need}")
-        else:
-            fix = f"sysctl fs.inotify.{name}={need * 2}"
-            yield Check(level=Level.FAIL, subject=subject, found=f"{limit}, needs {need}", fix=fix)
+def check_inotify(mesh: Mesh, *, is_running: bool) -> Check:
+    """Count the inotify instances that the Envoys need: they watch their files."""
+    limit, missing = instances_limit(), shortage(mesh)
+    if limit is None:
+        return Check(level=Level.WARN, subject="inotify", found="the limit cannot be read")
+    if missing is None or is_running:
+        return Check(level=Level.OK, subject="inotify", found=f"{limit} instances, needs {instances_needed(mesh)}")
+    found, _, fix = missing.partition(": ")
+    return Check(level=Level.FAIL, subject="inotify", found=found, fix=fix)
 
 
 def _authorities(paths: StatePaths) -> list[tuple[Path, dt.datetime, dt.datetime]]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 
 from generator.analysis import check_manifest
-from generator.introspection.admin import AdminError, get_json
-from generator.introspection.health import is_healthy
 from generator.manifest import Severity
 from generator.model import Mesh, ReplicaPlacement
 from generator.model.overrides import Overrides
@@ -20,9 +18,6 @@ READY_TIMEOUT_S = 90.0
 """For one replica, restarts included; longer than a start may take."""
 STOP_TIMEOUT_S = 40.0
 """Leave, drain, grace and kill, one after the other, with room."""
-SEEN_TIMEOUT_S = 10.0
-"""For callers' health checks to find a new replica; they take one interval."""
-SEEN_POLL_S = 0.1
 LEAVE_MS = 500
 """Between leaving the endpoint sets and draining: callers see the file within 4 ms, busy ones a little later."""
 
@@ -141,34 +136,5 @@ async def _until_in_use(supervisor: Supervisor, name: str) -> None:
     decided = await supervisor.until(is_decided, READY_TIMEOUT_S)
     if not decided or not runner.workload.in_rotation:
         raise OperationError(supervisor.complain(name))
-    for _ in range(int(SEEN_TIMEOUT_S / SEEN_POLL_S)):
-        if await is_seen(supervisor, supervisor.board.replica(name)):
-            return
-        await asyncio.sleep(SEEN_POLL_S)
-    raise OperationError(f"{name} is ready, but its callers' health checks do not find it")
-
-
-async def is_seen(supervisor: Supervisor, replica: ReplicaPlacement) -> bool:
-    """Ask the sidecar of every caller whether it holds the replica for healthy."""
-    service = supervisor.mesh.service(replica.service)
-    callers = {edge.caller for edge in service.callers}
-    for workload, admin in supervisor.admins().items():
-        if workload.rpartition("-")[0] in callers or workload in callers:
-            try:
-                document = await get_json(admin, "/clusters?format=json")
-            except (OSError, TimeoutError, AdminError):
-                continue
-            if not _holds(document, replica):
-                return False
-    return True
-
-
-def _holds(document: dict[str, object], replica: ReplicaPlacement) -> bool:
-    clusters = document.get("cluster_statuses", [])
-    assert isinstance(clusters, list)
-    for cluster in clusters:
-        for host in cluster.get("host_statuses", ()):
-            address = host.get("address", {}).get("socket_address", {})
-            if address.get("port_value") == replica.inbound.port and is_healthy(host.get("health_status", {})):
-                return True
-    return False
+    if not await supervisor.until_seen((name,)):
+        raise OperationError(f"{name} is ready, but its callers' health checks do not find it")

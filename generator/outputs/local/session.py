@@ -21,6 +21,7 @@ from generator.outputs.local.certificates import CertificateKeeper
 from generator.outputs.local.control import Control
 from generator.outputs.local.environment import Surroundings
 from generator.outputs.local.events import Happening, Journal
+from generator.outputs.local.inotify import shortage
 from generator.outputs.local.lock import UpError
 from generator.outputs.local.paths import SocketPathError, StatePaths, make_socket_directory
 from generator.outputs.local.placing import Placer
@@ -207,6 +208,9 @@ async def opened(request: Request, journal: Journal) -> AsyncIterator[Session]:
     swept = sweep_old_runs(paths.runs)
     if swept:
         journal.tell("swept", f"killed {swept} processes that an earlier run left")
+    missing = shortage(request.mesh)
+    if missing is not None:
+        raise UpError(missing)
     try:
         session = Session(request, paths, journal)
     except (SocketPathError, OSError, ValueError) as error:

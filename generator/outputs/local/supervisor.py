@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from generator.outputs.local.placing import Placer
 from generator.outputs.local.record import RunRecord
 from generator.outputs.local.rotation import CONFIRM_AFTER_S, Board, Publisher, RejectionWatch
 from generator.outputs.local.runner import Body, Changes, Runner
+from generator.outputs.local.sight import until_seen
 from generator.outputs.local.workload import Part, Phase, Stage, Workload
 
 REPLICA_ORDER = (Part.SIDECAR, Part.APP)
@@ -68,6 +69,7 @@ class Supervisor:
         self.publisher = Publisher(board, setup.paths, journal)
         self.runners: dict[str, Runner] = {}
         self.operation = asyncio.Lock()
+        self.is_open = False
         self.is_stopping = False
         self.failure: BaseException | None = None
         self._placer = placer
@@ -82,9 +84,9 @@ class Supervisor:
 
     @property
     def is_ready(self) -> bool:
-        """Every workload is ready and takes traffic."""
-        runners = self.runners.values()
-        return not self.is_stopping and all(runner.workload.in_rotation for runner in runners)
+        """Every workload is ready and takes traffic, and its callers know."""
+        are_in = all(runner.workload.in_rotation for runner in self.runners.values())
+        return self.is_open and are_in and not self.is_stopping
 
     async def start(self) -> None:
         """Place and start everything; return when the processes are on their way. Raises PortError, OSError."""
@@ -100,8 +102,7 @@ class Supervisor:
         self._keep("certificates", self.certificates.renew_for_ever())
         self._keep("logs", self._bound_logs())
         self._keep("rejections", self._watch_rejections())
-        if gateway is not None:
-            self._keep("gateway-release", self._release_gateway())
+        self._keep("open", self._open())
 
     def add_replica(self, service: Service, index: int) -> Runner:
         """Place a replica and prepare its files; `begin` starts it once its configuration is published."""
@@ -154,11 +155,15 @@ class Supervisor:
             return False
         return True
 
+    async def until_seen(self, names: Iterable[str]) -> bool:
+        """Wait until the callers of these replicas use them; false when they do not in time."""
+        return await until_seen(self.mesh, self.admins(), [self.board.replica(name) for name in names])
+
     async def stop(self) -> None:
         """Stop everything in good order: the gateway first, then all replicas at once."""
         self.is_stopping = True
         self.journal.tell("stopping", "the gateway drains, then the services")
-        for task in ("gateway-release", "certificates", "rejections"):
+        for task in ("open", "certificates", "rejections"):
             self._drop(task)
         self.publisher.close()
         await self._retire_all([name for name in self.runners if name == GATEWAY])
@@ -230,15 +235,23 @@ class Supervisor:
         self.runners[workload.name] = runner
         return runner
 
-    async def _release_gateway(self) -> None:
-        """Open the gateway when every replica is ready, or known not to become so."""
+    async def _open(self) -> None:
+        """Open the gateway when every replica is ready, or known not to become so; tell when everything is."""
         while not self._are_settled():
             await self.changes.wait()
-        self.runners[GATEWAY].release()
-        while not self.is_ready:
+        await self.until_seen(self._replicas_in_rotation())
+        if GATEWAY in self.runners:
+            self.runners[GATEWAY].release()
+        while not all(runner.workload.in_rotation for runner in self.runners.values()):
             await self.changes.wait()
-        url = self.mesh.gateway.public_url if self.mesh.gateway is not None else ""
-        self.journal.tell("ready", f"all replicas are ready; the gateway listens at {url}")
+        await self.until_seen(self._replicas_in_rotation())
+        self.is_open = True
+        self.changes.notify()
+        url = f"; the gateway listens at {self.mesh.gateway.public_url}" if self.mesh.gateway is not None else ""
+        self.journal.tell("ready", f"all replicas are ready{url}")
+
+    def _replicas_in_rotation(self) -> list[str]:
+        return [replica.name for replica in self.board.placement().replicas if replica.in_rotation]
 
     def _are_settled(self) -> bool:
         workloads = [runner.workload for name, runner in self.runners.items() if name != GATEWAY]

@@ -8,20 +8,27 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+import pytest_asyncio
 
 from support.payment_mesh import PaymentMesh, payment_mesh
 
 
-@pytest.fixture
-async def mesh() -> AsyncIterator[PaymentMesh]:
-    """With the invoice service in small, whose faults a test can order."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_mesh() -> AsyncIterator[PaymentMesh]:
+    """With the invoice service in small, whose faults a test can order; started once for the tests of a module."""
     with short_folder() as folder:
         async with payment_mesh(folder) as running:
             yield running
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
+async def mesh(shared_mesh: PaymentMesh) -> PaymentMesh:
+    """Whole again, whatever the test before did to it."""
+    await shared_mesh.mend()
+    return shared_mesh
+
+
+@pytest_asyncio.fixture
 async def full_mesh() -> AsyncIterator[PaymentMesh]:
     """With the real invoice service."""
     with short_folder() as folder:

@@ -10,6 +10,7 @@ from typing import Any
 
 import apsw
 import grpc
+import pytest
 
 from nipmesh.payment.v1 import payment_pb2
 from nipmesh.payment.v1 import payment_service_pb2 as pb
@@ -18,6 +19,7 @@ from services.chassis.testing import as_user
 from support.payment_mesh import PaymentMesh, eventually, request_id
 from support.settlement import OPEN, SETTLED, payment_request
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 ALICE, BOB = "a1" * 32, "b0" * 32
 Payment = payment_pb2.Payment
 SECONDS_MAX = 5.0
@@ -63,9 +65,11 @@ async def call(mesh: PaymentMesh, number: int, request: pb.PayInvoiceRequest) ->
     return await stub.PayInvoice(request, metadata=as_user(ALICE), timeout=10, wait_for_ready=True)
 
 
-async def test_inside_the_mesh(mesh: PaymentMesh) -> None:
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("failpoints", [INSIDE[:6], INSIDE[6:]], ids=["before the pivot", "after the pivot"])
+async def test_inside_the_mesh(mesh: PaymentMesh, failpoints: list[str]) -> None:
     payer, payee = await mesh.open_account(ALICE, 1_000_000), await mesh.open_account(BOB)
-    for number, failpoint in enumerate(INSIDE, start=1):
+    for number, failpoint in enumerate(failpoints, start=1):
         text = mesh.settlement.create(payee, 10_000)
         payment = (await pay_and_die(mesh, failpoint, payer, text)).payment
         assert payment.state == Payment.STATE_SUCCEEDED, failpoint
@@ -79,6 +83,7 @@ async def test_inside_the_mesh(mesh: PaymentMesh) -> None:
         await eventually(signed)
 
 
+@pytest.mark.timeout(240)
 async def test_through_the_node(mesh: PaymentMesh) -> None:
     payer = await mesh.open_account(ALICE, 1_000_000)
     for number, failpoint in enumerate(OUTSIDE, start=1):

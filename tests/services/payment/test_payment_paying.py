@@ -12,11 +12,13 @@ import pytest
 from nipmesh.payment.v1 import payment_pb2
 from nipmesh.payment.v1 import payment_service_pb2 as pb
 from nipmesh.payment.v1.payment_service_pb2_grpc import LedgerServiceStub, PaymentServiceStub
+from services.lightning.bolt11 import decode
 from services.nip.domain.event import Verdict, verify_event
 from services.nip.wire import event_of
 from support.payment_mesh import OPERATOR, PaymentMesh, eventually, refused, request_id
 from support.settlement import ACCEPTED, OPEN, SETTLED, payment_request
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 ALICE, BOB = "a1" * 32, "b0" * 32
 Payment = payment_pb2.Payment
 
@@ -104,9 +106,7 @@ async def test_what_hangs_stays_in_flight_until_the_node_decides(mesh: PaymentMe
         "REQUEST_IN_PROGRESS",
     )
     assert await refused(mesh.pay(ALICE, payer, text)) == (grpc.StatusCode.ALREADY_EXISTS, "PAYMENT_IN_FLIGHT")
-    control = mesh.folder / "data" / "simulated-node"
-    control.mkdir()
-    (control / response.payment.payment_hash).write_text("pay")
+    mesh.control(response.payment.payment_hash, "pay")
 
     async def paid() -> bool:
         return (await mesh.payment(response.payment.payment_id)).state == Payment.STATE_SUCCEEDED
@@ -135,14 +135,11 @@ async def test_wait_duration_zero_returns_when_the_money_is_reserved(mesh: Payme
 
 async def test_an_invoice_that_the_node_already_holds_is_released_and_not_paid(mesh: PaymentMesh) -> None:
     payer, payee = await mesh.open_account(ALICE, 10_000), await mesh.open_account(BOB)
-    preimage_text = mesh.settlement.create(payee, 1_000)
-    control = mesh.folder / "data" / "simulated-node"
-    control.mkdir()
-    payment_hash = mesh.settlement.db.execute("SELECT hash FROM invoice").get
-    (control / payment_hash).write_text("held")
-    payment = (await mesh.pay(ALICE, payer, preimage_text)).payment
+    text = mesh.settlement.create(payee, 1_000)
+    mesh.control(decode(text).payment_hash, "held")
+    payment = (await mesh.pay(ALICE, payer, text)).payment
     assert payment.failure_reason == Payment.FAILURE_REASON_INVOICE_NOT_PAYABLE
-    assert mesh.settlement.state(preimage_text) == OPEN
+    assert mesh.settlement.state(text) == OPEN
     mesh.check_books(10_000)
 
 

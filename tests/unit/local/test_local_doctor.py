@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from generator.model import Mesh
-from generator.outputs.local import doctor
+from generator.outputs.local import doctor, inotify
 from generator.outputs.local.certificates import CertificateKeeper
 from generator.outputs.local.doctor import Check, Level
 from generator.outputs.local.events import Journal
@@ -30,7 +30,10 @@ def levels(checks: list[Check]) -> list[Level]:
     return [check.level for check in checks]
 
 
-def test_a_sound_machine_gets_a_line_per_check(tmp_path: Path, paths: StatePaths, mesh: Mesh) -> None:
+def test_a_sound_machine_gets_a_line_per_check(
+    tmp_path: Path, paths: StatePaths, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inotify, "instances_used", lambda: 0)
     assert mesh.gateway is not None
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -39,7 +42,7 @@ def test_a_sound_machine_gets_a_line_per_check(tmp_path: Path, paths: StatePaths
         doctor.examine(tmp_path / "mesh.yaml", replace(mesh, gateway=replace(mesh.gateway, listen_port=port)))
     )
     assert set(levels(checks)) == {Level.OK}
-    assert len({check.subject for check in checks}) == len(checks) >= 12
+    assert len({check.subject for check in checks}) == len(checks) >= 11
 
 
 def test_a_broken_manifest_is_a_failure_and_the_rest_is_still_checked(tmp_path: Path, paths: StatePaths) -> None:
@@ -95,13 +98,16 @@ def test_a_taken_gateway_port_is_a_failure_unless_it_is_ours(tmp_path: Path, pat
         assert doctor.check_gateway_port(tmp_path / "mesh.yaml", taken).level is Level.OK
 
 
-def test_inotify_limits(tmp_path: Path) -> None:
-    (tmp_path / "max_user_instances").write_text("128\n")
-    (tmp_path / "max_user_watches").write_text("8\n")
-    checks = list(doctor.check_inotify(7, tmp_path))
-    assert levels(checks) == [Level.OK, Level.FAIL]
-    assert "sysctl fs.inotify.max_user_watches" in checks[1].fix
-    assert set(levels(list(doctor.check_inotify(7, tmp_path / "nothing")))) == {Level.WARN}
+def test_too_few_inotify_instances_are_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mesh: Mesh) -> None:
+    monkeypatch.setattr(inotify, "LIMIT", tmp_path / "limit")
+    assert doctor.check_inotify(mesh, is_running=False).level is Level.WARN
+    (tmp_path / "limit").write_text("100000\n")
+    assert doctor.check_inotify(mesh, is_running=False).level is Level.OK
+    (tmp_path / "limit").write_text("8\n")
+    check = doctor.check_inotify(mesh, is_running=False)
+    assert check.level is Level.FAIL
+    assert "sysctl fs.inotify.max_user_instances=1024" in check.fix
+    assert doctor.check_inotify(mesh, is_running=True).level is Level.OK
 
 
 def test_long_names_do_not_fit_into_sockets(mesh: Mesh) -> None:

@@ -49,7 +49,7 @@ def test_our_numbers_are_those_of_the_api(ours: type[IntEnum], theirs: Any, pref
 
 
 def test_our_reasons_are_those_of_the_api() -> None:
-    names = {name.removeprefix("ERROR_REASON_") for name in error_pb2.ErrorReason.keys()}
+    names = {name.removeprefix("ERROR_REASON_") for name, _ in error_pb2.ErrorReason.items()}
     assert {reason.value for reason in Reason} <= names
 
 

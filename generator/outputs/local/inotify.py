@@ -1,0 +1,56 @@
+"""inotify instances: each file that an Envoy watches takes one, and Linux gives a user 128 by default.
+
+Without one Envoy aborts. So they are counted before a mesh starts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from generator.model import Mesh
+
+LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
+PER_SIDECAR = 7
+"""Listeners, clusters, two routes, two secrets, and the certificates' folder."""
+PER_GATEWAY = 8
+"""As above, with the edge's own certificate."""
+SPARE = 8
+"""While a changed cluster warms, it and the one before it watch their files."""
+
+
+def instances_needed(mesh: Mesh) -> int:
+    """Count what the Envoys of a mesh take: a constant each, and one per service that they call."""
+    sidecars = sum(service.replicas * (PER_SIDECAR + len(service.calls)) for service in mesh.services)
+    gateway = PER_GATEWAY + len(mesh.gateway.exposes) if mesh.gateway is not None else 0
+    return sidecars + gateway + SPARE
+
+
+def instances_used() -> int:
+    """Count the instances that visible processes hold; those of other users cannot be seen and do not count."""
+    return sum(_held_by(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+
+def instances_limit() -> int | None:
+    """Read the kernel's limit per user; None where there is none."""
+    try:
+        return int(LIMIT.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def shortage(mesh: Mesh) -> str | None:
+    """Say what is missing for this mesh; None when there is enough."""
+    limit, used, needed = instances_limit(), instances_used(), instances_needed(mesh)
+    if limit is None or used + needed <= limit:
+        return None
+    return (
+        f"this mesh needs {needed} inotify instances; the kernel allows {limit} and {used} are in use: "
+        f"run `sudo sysctl fs.inotify.max_user_instances={max(1024, 2 * (used + needed))}`"
+    )
+
+
+def _held_by(process: Path) -> int:
+    try:
+        return sum(str(link.readlink()) == "anon_inode:inotify" for link in (process / "fd").iterdir())
+    except OSError:
+        return 0
