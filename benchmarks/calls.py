@@ -68,7 +68,7 @@ async def _cpu_per_thousand(call: Call, pids: list[int]) -> float:
 
 
 def _flat(found: dict[str, Latency]) -> dict[str, float]:
-    flat = {}
+    flat: dict[str, float] = {}
     for name, times in found.items():
         flat |= {f"{name}_p50_ms": times.p50_ms, f"{name}_p99_ms": times.p99_ms}
     return flat

@@ -25,6 +25,7 @@ ECHO = "/benchmark.v1.EchoService/Echo"
 NEST = "/benchmark.v1.NestService/Nest"
 
 Metadata = tuple[tuple[str, str], ...]
+Bytes = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
 
 async def per_second(call: Callable[[int], Awaitable[object]], calls: int) -> float:
@@ -45,7 +46,8 @@ async def measure(mesh: BenchmarkMesh) -> dict[str, float]:
     user, operator = PrivateKey().public_key_xonly.format().hex(), PrivateKey().public_key_xonly.format().hex()
     metadata = bearer(mesh.token(user))
     async with grpc.aio.insecure_channel(mesh.gateway) as channel:
-        echo, nest = channel.unary_unary(ECHO), channel.unary_unary(NEST)
+        echo: Bytes = channel.unary_unary(ECHO)
+        nest: Bytes = channel.unary_unary(NEST)
         invoices, payments = InvoiceServiceStub(channel), PaymentServiceStub(channel)
         payer, payee = [await open_account(channel, metadata) for _ in range(2)]
         await deposit(channel, bearer(mesh.token(operator, "--role", "operator")), payer)

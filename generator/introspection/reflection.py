@@ -10,7 +10,8 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio
@@ -18,15 +19,18 @@ from grpc_reflection.v1alpha.reflection import aio
 ALPHA_PACKAGE = "grpc.reflection.v1alpha"
 STABLE_PACKAGE = "grpc.reflection.v1"
 HEALTH_SERVICE = "grpc.health.v1.Health"
+ERROR_FILES = (any_pb2, duration_pb2, status_pb2, error_details_pb2)
+"""What the details of a rich error status are made of: no method names them, and clients ask for them to print an error."""
 REFLECTION_SERVICES = (f"{STABLE_PACKAGE}.ServerReflection", f"{ALPHA_PACKAGE}.ServerReflection")
 
 
 def reflection_pool(exposed: descriptor_pb2.FileDescriptorSet) -> descriptor_pool.DescriptorPool:
-    """Build a private pool of the exposed files, both reflection versions and health. Raises TypeError when broken."""
+    """Build a private pool: the exposed files, both reflection versions, health, error details. TypeError when broken."""
     pool = descriptor_pool.DescriptorPool()
     alpha = descriptor_pb2.FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
     health = descriptor_pb2.FileDescriptorProto.FromString(health_pb2.DESCRIPTOR.serialized_pb)
-    ours = {file.name: file for file in (alpha, stable_reflection_file(alpha), health)}
+    errors = (descriptor_pb2.FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb) for module in ERROR_FILES)
+    ours = {file.name: file for file in (alpha, stable_reflection_file(alpha), health, *errors)}
     _add_all(pool, {**{file.name: file for file in exposed.file}, **ours})
     return pool
 

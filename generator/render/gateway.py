@@ -36,9 +36,7 @@ UNKNOWN_METHOD = "the gateway exposes no such method"
 NOT_GRPC = "this is a gRPC gateway: call it over HTTP/2 with content-type application/grpc\n"
 
 
-def gateway_workload(
-    mesh: Mesh, placement: Placement, gateway: Gateway, edge: GatewayPlacement
-) -> WorkloadResources:
+def gateway_workload(mesh: Mesh, placement: Placement, gateway: Gateway, edge: GatewayPlacement) -> WorkloadResources:
     """Everything that the edge Envoy is told."""
     scene = Scene(
         mesh=mesh,

@@ -30,11 +30,11 @@ def render_text(template: str, values: dict[str, Any]) -> str:
 @cache
 def environment() -> jinja2.Environment:
     """The one Jinja2 environment. Raises TemplateMissingError."""
-    made = jinja2.Environment(  # noqa: S701  # the output is YAML; `finalize` escapes every value
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(template_directory()),
         finalize=scalar,
         undefined=jinja2.StrictUndefined,
-        autoescape=False,
+        autoescape=False,  # noqa: S701  # the output is YAML; `finalize` escapes every value
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

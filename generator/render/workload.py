@@ -124,9 +124,7 @@ def service_endpoints(callee: str, replicas: Iterable[ReplicaPlacement]) -> Reso
         for replica in replicas
         if replica.in_rotation
     )
-    return resource(
-        ResourceType.ENDPOINTS, "endpoints", cluster=names.cluster_name(callee), replicas=chosen
-    )
+    return resource(ResourceType.ENDPOINTS, "endpoints", cluster=names.cluster_name(callee), replicas=chosen)
 
 
 def local_cluster(name: str, address: Address, *, is_http2: bool) -> Resource:

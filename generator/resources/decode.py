@@ -112,6 +112,7 @@ class Decoder:
                 setattr(message, field.name, converted)
 
     def _checked_message(self, field: FieldDescriptor, value: Any, path: str) -> Message:
+        assert field.message_type is not None, field.full_name
         converted = self.message(field.message_type, value, path)
         checks = value_checks(field)
         if checks:
@@ -134,6 +135,7 @@ class Decoder:
         if not isinstance(value, Mapping):
             self._report(path, f"must be an object, not {shown(value)}")
             return
+        assert field.message_type is not None, field.full_name
         target = getattr(message, field.name)
         value_field = field.message_type.fields_by_name["value"]
         for key, item in value.items():
@@ -275,6 +277,7 @@ def scalar_converter(field: FieldDescriptor) -> Convert:
         return lambda value, _path: integer(value, low, high)
     if kind == FieldDescriptor.CPPTYPE_ENUM:
         names = field.enum_type
+        assert names is not None, field.full_name
         return lambda value, _path: enum_number(names, value)
     if kind == FieldDescriptor.CPPTYPE_BOOL:
         return lambda value, _path: exactly(value, bool, "true or false")

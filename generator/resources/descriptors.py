@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor
@@ -54,9 +55,12 @@ def parse_options(full_name: str, content: bytes) -> Message:
 
 def extension(options: Message, name: str) -> object:
     """The value of an extension of options, e.g. `validate.rules`; its default when it is not set."""
-    return options.Extensions[pool().FindExtensionByName(name)]
+    found: Any = pool().FindExtensionByName(name)
+    value: object = options.Extensions[found]
+    return value
 
 
 def has_extension(options: Message, name: str) -> bool:
     """Whether a message extension of options is set."""
-    return options.HasExtension(pool().FindExtensionByName(name))
+    found: Any = pool().FindExtensionByName(name)
+    return options.HasExtension(found)

@@ -26,11 +26,49 @@ LOOSE_HEADER = re.compile(r"^[^\x00\x0A\x0D]*$")
 HTTP_HEADER_NAME, HTTP_HEADER_VALUE = 1, 2
 HOSTNAME = re.compile(r"^(?=.{1,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\.?$")
 NUMBER_KINDS = frozenset(
-    "float double int32 int64 uint32 uint64 sint32 sint64 fixed32 fixed64 sfixed32 sfixed64 bool".split()
+    {
+        "float",
+        "double",
+        "int32",
+        "int64",
+        "uint32",
+        "uint64",
+        "sint32",
+        "sint64",
+        "fixed32",
+        "fixed64",
+        "sfixed32",
+        "sfixed64",
+        "bool",
+    }
 )
 IMPLEMENTED_STRING = frozenset(
-    "const len min_len max_len len_bytes min_bytes max_bytes pattern prefix suffix contains not_contains in not_in "
-    "hostname ip ipv4 ipv6 uri uri_ref address well_known_regex strict ignore_empty".split()
+    {
+        "const",
+        "len",
+        "min_len",
+        "max_len",
+        "len_bytes",
+        "min_bytes",
+        "max_bytes",
+        "pattern",
+        "prefix",
+        "suffix",
+        "contains",
+        "not_contains",
+        "in",
+        "not_in",
+        "hostname",
+        "ip",
+        "ipv4",
+        "ipv6",
+        "uri",
+        "uri_ref",
+        "address",
+        "well_known_regex",
+        "strict",
+        "ignore_empty",
+    }
 )
 
 
@@ -190,9 +228,7 @@ def _size_checks(kind: str, rules: Any) -> Iterable[Check]:
         yield _claim(lambda value: len(value) == len({str(item) for item in value}), "must not repeat an item")
 
 
-def _length_checks(
-    rules: Any, low: str, high: str, measured: Callable[[Any], Sized], unit: str
-) -> Iterable[Check]:
+def _length_checks(rules: Any, low: str, high: str, measured: Callable[[Any], Sized], unit: str) -> Iterable[Check]:
     if rules.HasField(low):
         least = getattr(rules, low)
         yield _claim(lambda value: len(measured(value)) >= least, f"needs at least {least} {unit}")

@@ -210,6 +210,6 @@ class Checkpointer:
             if size >= CHECKPOINT_BLOCKING_BYTES:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         except apsw.BusyError:
-            _log.info("checkpoint busy", wal_bytes=size)
+            _log.debug("checkpoint busy", wal_bytes=size)  # another replica is at it
         except apsw.Error as error:
             _log.error("checkpoint failed", wal_bytes=size, error=str(error))

@@ -65,6 +65,14 @@ def test_grpcurl_lists_describes_and_calls(mesh: RunningMesh, grpcurl: str, alic
     assert json.loads(health) == {"status": "SERVING"}
 
 
+def test_grpcurl_prints_the_reason_of_an_error(mesh: RunningMesh, grpcurl: str, alice: User) -> None:
+    body = json.dumps({"key_id": request_id()})
+    options = ["-plaintext", "-H", f"authorization: {alice.metadata[0][1]}", "-d", body, mesh.gateway]
+    command = [grpcurl, *options, "nipmesh.nip.v1.NipService/GetKey"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
+    assert '"reason": "KEY_NOT_FOUND"' in done.stderr
+
+
 def test_internal_services_are_not_listed(mesh: RunningMesh, grpcurl: str) -> None:
     assert "Settlement" not in run(grpcurl, "-plaintext", mesh.gateway, "list")
 

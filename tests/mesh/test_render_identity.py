@@ -6,6 +6,7 @@ import datetime as dt
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,8 +41,10 @@ async def envoys(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Envo
 def speak(envoys: Envoys, context: ssl.SSLContext | None) -> bytes:
     """What the inbound listener says to an HTTP/2 preface; raises OSError when it hangs up."""
     address = envoys.inbound("echo-0")
-    with socket.create_connection((address.host, address.port), timeout=5) as plain:
-        connection = context.wrap_socket(plain) if context is not None else plain
+    with ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection((address.host, address.port), timeout=5))
+        if context is not None:
+            connection = stack.enter_context(context.wrap_socket(connection))
         connection.sendall(PREFACE)
         return connection.recv(1024)
 
@@ -62,18 +65,21 @@ async def test_a_caller_with_its_certificate_is_heard(envoys: Envoys) -> None:
 
 
 async def test_plaintext_is_refused(envoys: Envoys) -> None:
-    with pytest.raises(OSError):
-        assert speak(envoys, None)[3] != 4
-        raise ConnectionResetError
+    try:
+        answer = speak(envoys, None)
+    except ConnectionResetError:
+        return
+    assert answer == b"" or answer[:1] == b"\x15", "it answered with something else than a TLS alert"
 
 
 @pytest.mark.parametrize("case", ["no certificate", "other authority", "other identity", "expired", "TLS 1.2"])
 async def test_strangers_are_refused(envoys: Envoys, tmp_path: Path, case: str) -> None:
     maximum = ssl.TLSVersion.TLSv1_2 if case == "TLS 1.2" else ssl.TLSVersion.TLSv1_3
-    with pytest.raises((ssl.SSLError, ConnectionResetError, BrokenPipeError)):
+    try:
         answer = speak(envoys, client(impostor(envoys, tmp_path, case), maximum))
-        assert answer == b"", "it answered"
-        raise ConnectionResetError
+    except (ssl.SSLError, ConnectionResetError, BrokenPipeError):
+        return
+    assert answer == b"", "it answered"
 
 
 def impostor(envoys: Envoys, folder: Path, case: str) -> Path | None:

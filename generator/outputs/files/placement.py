@@ -31,7 +31,9 @@ P, B = 2**256 - 2**224 + 2**192 + 2**96 - 1, 0x5AC635D8AA3A93E7B3EBBD55769886BC6
 """The curve P-256: y^2 = x^3 - 3x + B modulo P (SEC 2, section 2.4.2)."""
 
 
-def default_placement(mesh: Mesh, directory: Path, *, jwks: str | None = None, certificates: Path | None = None) -> Placement:
+def default_placement(
+    mesh: Mesh, directory: Path, *, jwks: str | None = None, certificates: Path | None = None
+) -> Placement:
     """Place everything on one machine, in the order of the mesh.
 
     `directory`: where the files will be written, absolute. `jwks`: the issuer's key set; without one it is the
@@ -74,7 +76,10 @@ def nobodys_key_set() -> str:
         if x < P and y * y % P == square:
             break
         candidate = hashlib.sha256(candidate).digest()
-    point = {name: base64.urlsafe_b64encode(value.to_bytes(32, "big")).rstrip(b"=").decode() for name, value in (("x", x), ("y", y))}
+    point = {
+        name: base64.urlsafe_b64encode(value.to_bytes(32, "big")).rstrip(b"=").decode()
+        for name, value in (("x", x), ("y", y))
+    }
     return json.dumps({"keys": [{"alg": "ES256", "crv": "P-256", "kid": "nobody", "kty": "EC", "use": "sig", **point}]})
 
 

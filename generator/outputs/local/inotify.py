@@ -5,6 +5,7 @@ Without one Envoy aborts. So they are counted before a mesh starts.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from generator.model import Mesh
@@ -26,7 +27,7 @@ def instances_needed(mesh: Mesh) -> int:
 
 
 def instances_used() -> int:
-    """Count the instances that visible processes hold; those of other users cannot be seen and do not count."""
+    """Count the instances that this user's processes hold: the limit is per user."""
     return sum(_held_by(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit())
 
 
@@ -51,6 +52,8 @@ def shortage(mesh: Mesh) -> str | None:
 
 def _held_by(process: Path) -> int:
     try:
+        if process.stat().st_uid != os.getuid():
+            return 0
         return sum(str(link.readlink()) == "anon_inode:inotify" for link in (process / "fd").iterdir())
     except OSError:
         return 0
