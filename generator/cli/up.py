@@ -91,7 +91,7 @@ def _run(manifest: Path, gateway_listen: str | None, timeout: float | None, on_r
     from generator.outputs.local.binary import EnvoyNotFoundError, find_envoy
     from generator.outputs.local.lock import UpError, locked
     from generator.outputs.local.paths import StatePaths
-    from generator.outputs.local.session import Request, run_mesh
+    from generator.outputs.local.running import Request, run_mesh
 
     overrides = Overrides(gateway_listen=gateway_listen)
     mesh = _mesh(manifest, overrides)

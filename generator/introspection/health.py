@@ -86,7 +86,7 @@ class GatewayHealth(health_pb2_grpc.HealthServicer):
             async with self._changed:
                 self._changed.notify_all()
 
-    async def Check(  # noqa: N802  # the name that gRPC gives it
+    async def Check(  # the name that gRPC gives it
         self,
         request: health_pb2.HealthCheckRequest,
         context: grpc.aio.ServicerContext[Any, Any],
@@ -97,10 +97,10 @@ class GatewayHealth(health_pb2_grpc.HealthServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, "the gateway exposes no such service")
         return health_pb2.HealthCheckResponse(status=status)
 
-    async def Watch(  # noqa: N802  # the name that gRPC gives it
+    async def Watch(  # the name that gRPC gives it
         self,
         request: health_pb2.HealthCheckRequest,
-        context: grpc.aio.ServicerContext[Any, Any],  # noqa: ARG002  # gRPC passes it
+        context: grpc.aio.ServicerContext[Any, Any],  # gRPC passes it
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """Send the present status at once and each change after it."""
         sent: Status | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from mesh.runner_support import EchoMesh, Load, is_alive, say
+from mesh.runner_support import EchoMesh, Load, is_alive, say, until
 
 pytestmark = [pytest.mark.mesh, pytest.mark.timeout(60)]
 
@@ -161,3 +161,22 @@ async def test_a_replica_that_cannot_start_is_rolled_back(tmp_path: Path) -> Non
     traces = mesh.traces()
     os.kill(mesh.status()["pid"], signal.SIGTERM)
     await asyncio.to_thread(traces.until_gone)
+
+
+async def test_a_restart_takes_nothing_away_while_another_replica_is_broken(tmp_path: Path) -> None:
+    mesh = EchoMesh(folder=tmp_path)
+    mesh.write()
+    await asyncio.to_thread(mesh.run, "up", "--detach")
+    broken = mesh.replicas()[0]
+    os.kill(broken["pid"], signal.SIGSTOP)
+    await until(lambda: not mesh.replicas()[0]["in_rotation"], timeout_s=30)
+    async with mesh.channel() as channel:
+        assert (await say(channel, "hello")).startswith("echo-1 ")
+    assert mesh.status(expect=1)["state"] == "not ready"
+    healthy = mesh.replicas()[1]["pid"]
+    restarted = await asyncio.to_thread(mesh.run, "restart", "echo")
+    assert "echo restarted" in restarted.stdout
+    assert mesh.replicas()[0]["pid"] != broken["pid"]
+    assert mesh.replicas()[1]["pid"] != healthy
+    assert mesh.status()["state"] == "ready"
+    mesh.run("down")

@@ -7,6 +7,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from generator.model import (
     Address,
     GatewayPlacement,
@@ -26,9 +28,7 @@ PORTS_PER_REPLICA = 4
 PORT_MAX = 65_535
 SOCKETS = Path("/run/nipmesh")
 NOBODY = b"nipmesh: nobody holds the private half of this key"
-"""Hashed to a point of P-256: Envoy wants at least one key, and a key made at random would not be the same twice."""
-P, B = 2**256 - 2**224 + 2**192 + 2**96 - 1, 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
-"""The curve P-256: y^2 = x^3 - 3x + B modulo P (SEC 2, section 2.4.2)."""
+"""Hashed to a public key: Envoy wants at least one, and one made at random would not be the same twice."""
 
 
 def default_placement(
@@ -67,20 +67,21 @@ def _key_set(mesh: Mesh, given: str | None) -> str | None:
 
 
 def nobodys_key_set() -> str:
-    """A key set of one valid public key, found by hashing: nobody knows its private half."""
-    candidate = hashlib.sha256(NOBODY).digest()
+    """A key set of one valid P-256 key whose private half nobody knows: its x is a hash. It verifies no token."""
+    x = NOBODY
     while True:
-        x = int.from_bytes(candidate, "big")
-        square = (x**3 - 3 * x + B) % P
-        y = pow(square, (P + 1) // 4, P)
-        if x < P and y * y % P == square:
-            break
-        candidate = hashlib.sha256(candidate).digest()
-    point = {
-        name: base64.urlsafe_b64encode(value.to_bytes(32, "big")).rstrip(b"=").decode()
-        for name, value in (("x", x), ("y", y))
-    }
-    return json.dumps({"keys": [{"alg": "ES256", "crv": "P-256", "kid": "nobody", "kty": "EC", "use": "sig", **point}]})
+        x = hashlib.sha256(x).digest()
+        try:
+            point = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x02" + x)
+        except ValueError:
+            continue  # half of all numbers are the x of no point
+        numbers = point.public_numbers()
+        members = {name: _base64url(value) for name, value in (("x", numbers.x), ("y", numbers.y))}
+        return json.dumps({"keys": [{"kty": "EC", "crv": "P-256", "alg": "ES256", "kid": "nobody", **members}]})
+
+
+def _base64url(coordinate: int) -> str:
+    return base64.urlsafe_b64encode(coordinate.to_bytes(32, "big")).rstrip(b"=").decode("ascii")
 
 
 def _replica(service: Service, index: int, position: int, certificates: Path) -> ReplicaPlacement:

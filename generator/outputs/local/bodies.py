@@ -26,6 +26,8 @@ from generator.render import cluster_name
 
 DRAIN_TIME_S = 10
 """How long Envoy keeps a draining listener open; we end the process before."""
+ACCESS_LOG_FLUSH_MS = 1_000
+"""Envoy's default of 10 s makes whoever follows a log wait."""
 
 
 @dataclass(kw_only=True)
@@ -140,6 +142,8 @@ def sidecar_command(envoy: Path, workload: str, around: Surroundings) -> Command
             str(DRAIN_TIME_S),
             "--drain-strategy",
             "immediate",
+            "--file-flush-interval-msec",
+            str(ACCESS_LOG_FLUSH_MS),
             "--log-level",
             "warning",
         ),

@@ -28,7 +28,7 @@ class Outcome:
 
 
 def start_detached(manifest: Path, words: tuple[str, ...], timeout_s: float) -> Outcome:
-    """Start a supervisor in a session of its own and wait for its word. `words`: further options of `up`."""
+    """Start a supervisor that outlives this terminal and wait for its word. `words`: further options of `up`."""
     paths = StatePaths.beside(manifest)
     paths.make()
     log = paths.logs / "supervisor.log"

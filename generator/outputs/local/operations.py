@@ -54,7 +54,8 @@ async def restart(supervisor: Supervisor, service_name: str) -> str:
         helper = max(replica.index for replica in replicas) + 1
         if len(replicas) == 1:
             await add_replicas(supervisor, service_name, [helper])
-        for replica in replicas:
+        for replica in sorted(replicas, key=lambda replica: replica.in_rotation):
+            _require_others(supervisor, replica)
             await restart_replica(supervisor, replica)
         if len(replicas) == 1:
             await remove_replicas(supervisor, service_name, [helper])
@@ -101,6 +102,16 @@ def _replicas_of(supervisor: Supervisor, service_name: str) -> tuple[ReplicaPlac
         known = ", ".join(service.name for service in supervisor.mesh.services)
         raise OperationError(f"there is no service {service_name}; the mesh has {known}")
     return replicas
+
+
+def _require_others(supervisor: Supervisor, replica: ReplicaPlacement) -> None:
+    """Refuse to take a working replica away while another one does not work: those come first, and cost nothing."""
+    others = supervisor.board.placement().of_service(replica.service)
+    missing = [other.name for other in others if other.name != replica.name and not other.in_rotation]
+    if missing and supervisor.board.replica(replica.name).in_rotation:
+        raise OperationError(
+            f"{replica.name} stays: {', '.join(missing)} is not ready\n{supervisor.complain(missing[0])}"
+        )
 
 
 async def _mesh_with(supervisor: Supervisor, service_name: str, replicas: int) -> Mesh:

@@ -1,4 +1,4 @@
-"""Child processes: each in a session of its own, with a log file, and with an end when this process ends.
+"""Child processes: each leads a process group, with a log file, and with an end when this process ends.
 
 Linux sends them SIGKILL when their parent dies (PR_SET_PDEATHSIG). It is set between fork and exec by `setpriv` of
 util-linux where that exists, else by a few lines of Python: a `preexec_fn` would run Python in a forked multi-threaded

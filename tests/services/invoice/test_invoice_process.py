@@ -133,9 +133,11 @@ async def test_a_replica_killed_while_it_locks_loses_nothing_that_it_answered(tm
         ]
         stubs = [invoice_service_pb2_grpc.InvoiceSettlementServiceStub(channel) for channel in (to_first, to_second)]
         answered: list[int] = []
+        eight_at_once = asyncio.Semaphore(8)
 
         async def lock(at: int) -> None:
-            await stubs[0].LockInvoice(locks[at], metadata=AS_PAYMENT, timeout=10)
+            async with eight_at_once:
+                await stubs[0].LockInvoice(locks[at], metadata=AS_PAYMENT, timeout=10)
             answered.append(at)
             if len(answered) == 5:
                 dying.kill()

@@ -50,7 +50,7 @@ class Request:
     """Give up when the mesh is not ready by then, or a replica keeps dying; None: never give up."""
 
 
-class Session:
+class Run:
     """Everything that one run opens, so that it can be closed again."""
 
     def __init__(self, request: Request, paths: StatePaths, journal: Journal) -> None:
@@ -188,10 +188,10 @@ async def run_mesh(
     """Run a mesh until a signal or `nipmesh down`. Needs the lock. Raises UpError."""
     journal = Journal()
     journal.listen(listener)
-    async with opened(request, journal) as session:
-        showing = None if display is None else asyncio.create_task(display(session.supervisor))
+    async with opened(request, journal) as run:
+        showing = None if display is None else asyncio.create_task(display(run.supervisor))
         try:
-            await session.run(on_ready)
+            await run.run(on_ready)
         except (PortError, ResourceError, OSError, ValueError) as error:
             raise UpError(explain(error)) from error
         finally:
@@ -202,8 +202,8 @@ async def run_mesh(
 
 
 @contextlib.asynccontextmanager
-async def opened(request: Request, journal: Journal) -> AsyncIterator[Session]:
-    """Open a session and close it whatever happens. Raises UpError when there is no room for it."""
+async def opened(request: Request, journal: Journal) -> AsyncIterator[Run]:
+    """Open a run and close it whatever happens. Raises UpError when there is no room for it."""
     paths = StatePaths.beside(request.manifest)
     swept = sweep_old_runs(paths.runs)
     if swept:
@@ -212,16 +212,16 @@ async def opened(request: Request, journal: Journal) -> AsyncIterator[Session]:
     if missing is not None:
         raise UpError(missing)
     try:
-        session = Session(request, paths, journal)
+        run = Run(request, paths, journal)
     except (SocketPathError, OSError, ValueError) as error:
         raise UpError(explain(error)) from error
     loop = asyncio.get_running_loop()
     for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, session.on_signal)
+        loop.add_signal_handler(number, run.on_signal)
     try:
-        yield session
+        yield run
     finally:
-        await session.close()
+        await run.close()
         for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
 

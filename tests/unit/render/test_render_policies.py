@@ -1,0 +1,187 @@
+"""What follows from policies: who may call what, what is repeated, what is bounded; and that the same gives the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generator.model import Method, MethodPolicy, RetryCondition, RetryPolicy, StreamingKind, TlsFiles
+from generator.model.mesh import Idempotency
+from generator.outputs.files import default_placement
+from generator.render import PlacementError, cluster_name, render
+from generator.render.calls import limits_of, retry_of
+from generator.resources import Resource, WorkloadResources
+from support.meshes import DIRECTORY, REPOSITORY, repository_mesh, repository_placement
+
+PROGRAM = """
+import hashlib, sys
+sys.path.insert(0, "tests")
+from support.meshes import repository_mesh, repository_placement
+from generator.outputs.compose import render_compose
+from generator.outputs.files import contents
+from generator.render import render
+digest = hashlib.sha256(render_compose(repository_mesh()).encode())
+for workload in render(repository_mesh(), repository_placement()).workloads:
+    for path, content in contents(workload).items():
+        digest.update(str(path).encode() + content)
+print(digest.hexdigest())
+"""
+
+
+def workload(name: str) -> WorkloadResources:
+    return render(repository_mesh(), repository_placement()).workload(name)
+
+
+def named(resources: tuple[Resource, ...], name: str) -> Any:
+    return next(resource.body for resource in resources if resource.name == name)
+
+
+def manager(listener: Any) -> Any:
+    return listener["filter_chains"][0]["filters"][0]["typed_config"]
+
+
+def test_the_same_input_gives_the_same_bytes_whatever_the_hash_seed() -> None:
+    digests = {digest(seed) for seed in ("0", "1", "4711")}
+    assert len(digests) == 1
+
+
+def digest(seed: str) -> str:
+    environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": "protos:."}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_callers_may_call_what_the_manifest_says_and_ask_for_health() -> None:
+    filters = manager(named(workload("invoice-0").listeners, "inbound"))["http_filters"]
+    policies = next(entry for entry in filters if entry["name"] == "envoy.filters.http.rbac")["typed_config"]["rules"]
+    assert set(policies["policies"]) == {"gateway", "payment"}
+    payment = policies["policies"]["payment"]
+    assert payment["principals"] == [
+        {"authenticated": {"principal_name": {"exact": "spiffe://nip.mesh/service/payment"}}}
+    ]
+    paths = {permission["url_path"]["path"]["exact"] for permission in payment["permissions"]}
+    settlement = "/nipmesh.invoice.v1.InvoiceSettlementService/"
+    assert paths == {
+        f"{settlement}LockInvoice",
+        f"{settlement}CommitInvoice",
+        f"{settlement}ReleaseInvoice",
+        "/grpc.health.v1.Health/Check",
+    }
+
+
+def test_a_service_without_callers_lets_nobody_in() -> None:
+    mesh = repository_mesh()
+    lonely = tuple(replace(service, callers=()) if service.name == "nip" else service for service in mesh.services)
+    listener = named(
+        render(replace(mesh, services=lonely), repository_placement()).workload("nip-0").listeners, "inbound"
+    )
+    context = listener["filter_chains"][0]["transport_socket"]["typed_config"]["common_tls_context"]
+    names = context["combined_validation_context"]["default_validation_context"]["match_typed_subject_alt_names"]
+    assert [name["matcher"]["exact"] for name in names] == ["spiffe://nip.mesh/service/nip"]
+    rbac = next(entry for entry in manager(listener)["http_filters"] if entry["name"] == "envoy.filters.http.rbac")
+    assert rbac["typed_config"]["rules"]["policies"] == {}
+
+
+def test_a_sidecar_knows_its_own_dependencies_and_nothing_else() -> None:
+    outbound = [cluster.name for cluster in workload("invoice-0").clusters if cluster.name.startswith("outbound_")]
+    assert outbound == ["outbound_payment"]
+    assert [endpoints.name for endpoints in workload("nip-0").endpoints] == []
+
+
+def test_replicas_out_of_rotation_are_no_endpoints() -> None:
+    placement = repository_placement()
+    replicas = tuple(replace(replica, in_rotation=replica.name != "nip-1") for replica in placement.replicas)
+    rendered = render(repository_mesh(), replace(placement, replicas=replicas)).workload("gateway")
+    hosts = named(rendered.endpoints, "outbound_nip")["endpoints"][0]["lb_endpoints"]
+    assert [host["endpoint"]["hostname"] for host in hosts] == ["nip-0"]
+    none = tuple(replace(replica, in_rotation=False) for replica in placement.replicas)
+    rendered = render(repository_mesh(), replace(placement, replicas=none)).workload("gateway")
+    assert named(rendered.endpoints, "outbound_nip")["endpoints"][0]["lb_endpoints"] == []
+
+
+def retry(*conditions: RetryCondition) -> RetryPolicy:
+    return RetryPolicy(conditions=frozenset(conditions), attempts_max=3, backoff_base_ms=25, backoff_max_ms=250)
+
+
+def test_what_was_not_delivered_is_repeated_and_nothing_else() -> None:
+    view = retry_of(retry(RetryCondition.NOT_DELIVERED))
+    assert view.retry_on == "connect-failure,refused-stream,reset-before-request,retriable-headers"
+    assert [header.name for header in view.headers] == ["x-nipmesh-not-delivered"]
+
+
+def test_what_may_run_twice_is_repeated_after_a_reset_and_when_unavailable() -> None:
+    view = retry_of(retry(*RetryCondition))
+    assert "reset" in view.retry_on.split(",")
+    assert [header.name for header in view.headers] == [
+        "x-nipmesh-not-delivered",
+        "x-nipmesh-reset",
+        "x-nipmesh-status",
+    ]
+
+
+def method(streaming: StreamingKind) -> Method:
+    return Method(
+        service="a.v1.B", name="C", streaming=streaming, idempotency=Idempotency.UNKNOWN, request="x", response="y"
+    )
+
+
+def test_unary_calls_have_a_deadline_and_streams_a_life_and_a_silence() -> None:
+    unary = MethodPolicy(
+        method=method(StreamingKind.UNARY), deadline_ms=500, idle_timeout_ms=None, duration_ms_max=None, retry=None
+    )
+    stream = MethodPolicy(
+        method=method(StreamingKind.SERVER), deadline_ms=None, idle_timeout_ms=60_000, duration_ms_max=9_000, retry=None
+    )
+    assert (limits_of(unary).duration_ms, limits_of(unary).idle_ms) == (500, 0)
+    assert (limits_of(stream).duration_ms, limits_of(stream).idle_ms) == (9_000, 60_000)
+
+
+def test_streams_of_the_client_are_never_repeated() -> None:
+    for name in ("payment-0", "gateway"):
+        for route in workload(name).routes:
+            for entry in route.body["virtual_hosts"][0]["routes"]:
+                assert "Watch" not in str(entry.get("name")) or "retry_policy" not in entry["route"]
+
+
+def test_every_route_to_a_service_is_bounded() -> None:
+    for name in ("payment-0", "invoice-0", "gateway"):
+        for route in workload(name).routes:
+            calls = [entry for entry in route.body["virtual_hosts"][0]["routes"] if "route" in entry]
+            assert calls
+            for entry in calls:
+                assert entry["route"]["timeout"] == "0s"
+                assert set(entry["route"]["max_stream_duration"]) == {"max_stream_duration", "grpc_timeout_header_max"}
+
+
+def test_a_gateway_with_a_certificate_speaks_tls() -> None:
+    mesh = repository_mesh()
+    assert mesh.gateway is not None
+    files = TlsFiles(certificate=Path("/etc/tls/edge.crt"), private_key=Path("/etc/tls/edge.key"))
+    secure = replace(mesh, gateway=replace(mesh.gateway, tls=files))
+    edge = render(secure, default_placement(secure, DIRECTORY)).workload("gateway")
+    assert [secret.name for secret in edge.secrets] == ["authority", "edge", "leaf"]
+    chain = named(edge.listeners, "gateway")["filter_chains"][0]
+    assert chain["transport_socket"]["name"] == "envoy.transport_sockets.tls"
+
+
+def test_tokens_need_a_key_set() -> None:
+    with pytest.raises(PlacementError, match="no key set"):
+        render(repository_mesh(), replace(repository_placement(), jwks=None))
+
+
+def test_a_placement_of_another_mesh_is_refused() -> None:
+    mesh = replace(repository_mesh(), services=repository_mesh().services[1:])
+    with pytest.raises(PlacementError, match="has no service invoice"):
+        render(mesh, repository_placement())
+
+
+def test_clusters_have_the_name_that_others_rely_on() -> None:
+    assert cluster_name("nip") == "outbound_nip"
