@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -32,6 +33,8 @@ FREE_FORM = frozenset({"google.protobuf.Struct", "google.protobuf.Value", "googl
 TEXTUAL = frozenset({"google.protobuf.Duration", "google.protobuf.Timestamp"})
 DEPRECATED_ALLOWED: frozenset[str] = frozenset()
 """Full names of deprecated fields that are used on purpose; there is none."""
+RETIRED_VERSION = re.compile(r"^envoy\..*\.v[12](alpha[0-9]*)?\.")
+"""Versions of Envoy's API before v3: still in the descriptor set, no longer in Envoy."""
 INTEGER_RANGES = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
     FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
@@ -113,9 +116,10 @@ class Decoder:
 
     def _checked_message(self, field: FieldDescriptor, value: Any, path: str) -> Message:
         assert field.message_type is not None, field.full_name
+        problems_before = len(self.problems)
         converted = self.message(field.message_type, value, path)
         checks = value_checks(field)
-        if checks:
+        if checks and len(self.problems) == problems_before:
             self._check(checks, rule_subject(converted), path)
         return converted
 
@@ -177,8 +181,9 @@ class Decoder:
             return message
         try:
             json_format.ParseDict(value, message)
-        except json_format.ParseError as error:
-            self._report(path, str(error).splitlines()[0])
+        except json_format.ParseError:
+            wanted = 'text like "0.25s"' if descriptor.full_name in TEXTUAL else descriptor.name
+            self._report(path, f"must be {wanted}, not {shown(value)}")
         return message
 
     def _any(self, descriptor: Descriptor, value: Any, path: str) -> Message:
@@ -188,7 +193,7 @@ class Decoder:
             return message
         url = value["@type"]
         inner = find_descriptor(url.removeprefix(TYPE_PREFIX)) if url.startswith(TYPE_PREFIX) else None
-        if inner is None:
+        if inner is None or RETIRED_VERSION.search(inner.full_name):
             self._report(join(path, "@type"), f"Envoy's API has no {url!r}")
             return message
         rest = {name: item for name, item in value.items() if name != "@type"}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from generator.render.templates import scalar
 
 PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{2,}$")
 """Longer than `n`, `y` and `on`; the other words that YAML 1.1 takes for something else are quoted below."""
@@ -33,7 +34,7 @@ def _lines(value: Any, indent: str) -> Iterator[str]:
             yield f"{indent}- {first.lstrip()}"
             yield from rest
         else:
-            yield f"{indent}- {json.dumps(item)}"
+            yield f"{indent}- {scalar(item)}"
 
 
 def _entry(head: str, value: Any, indent: str) -> Iterator[str]:
@@ -41,8 +42,8 @@ def _entry(head: str, value: Any, indent: str) -> Iterator[str]:
         yield head
         yield from _lines(value, indent)
     else:
-        yield f"{head} {json.dumps(value)}"
+        yield f"{head} {scalar(value)}"
 
 
 def _key(key: str) -> str:
-    return key if PLAIN_KEY.match(key) and key.lower() not in AMBIGUOUS else json.dumps(key)
+    return key if PLAIN_KEY.match(key) and key.lower() not in AMBIGUOUS else scalar(key)

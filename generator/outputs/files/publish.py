@@ -60,11 +60,11 @@ def _with_old_clusters(path: Path, workload: WorkloadResources) -> bytes | None:
     None when no cluster goes.
     """
     try:
-        old = json.loads(path.read_bytes())["resources"]
+        old = {cluster["name"]: cluster for cluster in json.loads(path.read_bytes())["resources"]}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
+        return None  # no file yet, or one that is none of ours: then no Envoy has these clusters
     names = {cluster.name for cluster in workload.clusters}
-    leaving = [cluster for cluster in old if cluster.get("name") not in names]
+    leaving = [cluster for name, cluster in old.items() if name not in names]
     if not leaving:
         return None
     new = [{"@type": cluster.type_url, **cluster.body} for cluster in workload.clusters]

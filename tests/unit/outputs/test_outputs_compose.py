@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from importlib.resources import files
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -31,8 +32,11 @@ def test_each_replica_is_an_application_and_a_sidecar() -> None:
 
 
 def test_it_is_valid_by_the_compose_specification() -> None:
-    pytest.importorskip("check_jsonschema", reason="the Compose schema comes with check-jsonschema")
-    schema = files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
+    try:
+        package = distribution("check-jsonschema")
+    except PackageNotFoundError:
+        pytest.skip("the schema of the Compose specification comes with check-jsonschema, which is not installed")
+    schema = Path(str(package.locate_file("check_jsonschema/builtin_schemas/vendor/compose-spec.json")))
     jsonschema.validate(yaml.safe_load(render_compose(repository_mesh())), json.loads(schema.read_text()))
 
 

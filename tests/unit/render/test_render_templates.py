@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import jinja2
@@ -62,8 +63,6 @@ def test_half_a_surrogate_pair_is_refused() -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_values_stay_values(text: str) -> None:
-    if any(character in text for character in "\x00"):
-        pytest.skip("Envoy's own rules refuse a zero byte in a header value")
     mesh = hostile(repository_mesh(), text)
     before = shape(gateway_body(repository_mesh()))
     body = gateway_body(mesh)
@@ -121,9 +120,11 @@ def test_words_that_older_yaml_took_for_booleans_are_text() -> None:
 def test_templates_have_no_logic_beyond_conditions_and_loops() -> None:
     allowed = {"if", "elif", "else", "endif", "for", "endfor", "include", "filter", "endfilter", "with", "endwith"}
     for path in sorted(template_directory().glob("*.j2")):
-        for _, kind, value in environment().lex(path.read_text()):
-            if kind == "block_begin":
-                word = ""
-            elif kind == "name" and word == "":
-                word = value
-                assert word in allowed, f"{path.name}: {word}"
+        words = [
+            value
+            for (_, before, _), (_, kind, value) in pairwise(
+                token for token in environment().lex(path.read_text()) if token[1] != "whitespace"
+            )
+            if before == "block_begin" and kind == "name"
+        ]
+        assert set(words) <= allowed, path.name

@@ -35,12 +35,12 @@ def problems(value: dict[str, Any], type_name: str = CLUSTER) -> list[str]:
         ({"connectTimeout": "1s"}, "connectTimeout: Cluster has no field 'connectTimeout'"),
         ({"name": ""}, "name: needs at least 1 characters"),
         ({"name": 7}, "name: must be text, not 7"),
-        ({"connect_timeout": "250ms"}, "connect_timeout: Failed to parse"),
+        ({"connect_timeout": "250ms"}, 'connect_timeout: must be text like "0.25s", not'),
         ({"connect_timeout": 1}, 'connect_timeout: must be text like "0.25s", not 1'),
         ({"connect_timeout": "0s"}, "connect_timeout: must be greater than 0 ns"),
         ({"type": "static"}, "type: DiscoveryType has no value 'static'"),
         ({"type": 0}, "type: DiscoveryType has no value 0"),
-        ({"type": "STATIC", "cluster_type": {"name": "x"}}, ": only one of type, cluster_type may be set"),
+        ({"type": "STATIC", "cluster_type": {"name": "x"}}, "only one of type, cluster_type may be set"),
         ({"max_requests_per_connection": 5}, "max_requests_per_connection: is deprecated"),
         ({"per_connection_buffer_limit_bytes": -1}, "per_connection_buffer_limit_bytes: must lie between 0 and"),
         ({"per_connection_buffer_limit_bytes": 2**32}, "per_connection_buffer_limit_bytes: must lie between 0 and"),
@@ -66,7 +66,7 @@ def problems(value: dict[str, Any], type_name: str = CLUSTER) -> list[str]:
     ],
 )
 def test_what_is_wrong_is_named_by_its_path(change: dict[str, Any], problem: str) -> None:
-    assert any(found.removeprefix("Cluster a").startswith(problem) for found in problems({**GOOD, **change}))
+    assert any(found.startswith(problem) for found in problems({**GOOD, **change}))
 
 
 def test_all_problems_are_told_at_once() -> None:
