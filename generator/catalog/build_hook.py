@@ -64,7 +64,7 @@ def protoc(protos: Path, validate: Path, arguments: list[str]) -> None:
 
 
 def plugin_option(name: str) -> str:
-    """protoc's option that names one of mypy-protobuf's plugins, which write `.pyi` that mypy --strict accepts."""
+    """Protoc's option that names one of mypy-protobuf's plugins, which write `.pyi` that mypy --strict accepts."""
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:

@@ -21,7 +21,9 @@ def exposed_methods(gateway: Gateway) -> dict[str, frozenset[str]]:
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write."
+)
 @click.pass_obj
 def command(invocation: Invocation, output: Path) -> None:
     """Write the exposed methods as a serialized google.protobuf.FileDescriptorSet.

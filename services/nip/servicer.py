@@ -1,6 +1,6 @@
 """The gRPC methods of the NIP service: from the wire to the domain and back."""
 
-# ruff: noqa: N802, ARG002  # names and parameters are those of the generated base classes
+# names and parameters are those of the generated base classes
 
 from __future__ import annotations
 
