@@ -82,6 +82,7 @@ __all__ = [
     "channel",
     "current_call",
     "current_caller",
+    "dependency_failed",
     "get_logger",
     "load_secret",
     "load_settings",

@@ -110,6 +110,10 @@ CODE_OF: Final[Mapping[Reason, grpc.StatusCode]] = {
 """The gRPC status code of each reason; what is not listed above is FAILED_PRECONDITION."""
 
 
+DEPENDENCY_RETRY_DELAY_MS: Final = 1_000
+"""What a client is told to wait: a dependency that retries did not reach needs longer than one of our own replicas."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldViolation:
     """What is wrong with one field of a request; `field` is its path, for example `items[2].name`."""
@@ -136,7 +140,8 @@ class ServiceError(Exception):
     """An error that the caller is meant to see. Raise it anywhere below a servicer; the border renders it.
 
     `code` follows from the reason unless given. `metadata` goes into ErrorInfo (small strings, never a secret).
-    `retry_delay_ms` becomes RetryInfo, violations BadRequest and PreconditionFailure.
+    `retry_delay_ms` becomes RetryInfo, violations BadRequest and PreconditionFailure. `from_dependency` tells the callers'
+    sidecars that another replica would fail alike: they neither repeat the call nor blame this one.
     """
 
     def __init__(
@@ -149,6 +154,7 @@ class ServiceError(Exception):
         retry_delay_ms: int | None = None,
         fields: Iterable[FieldViolation] = (),
         preconditions: Iterable[PreconditionViolation] = (),
+        from_dependency: bool = False,
     ) -> None:
         """Raise ValueError when `reason` is none of nipmesh.common.v1.ErrorReason."""
         self.reason = Reason(reason)
@@ -159,6 +165,7 @@ class ServiceError(Exception):
         self.retry_delay_ms = retry_delay_ms
         self.fields = tuple(fields)[:VIOLATIONS_MAX]
         self.preconditions = tuple(preconditions)[:VIOLATIONS_MAX]
+        self.from_dependency = from_dependency
 
 
 class InvalidRequest(ServiceError):  # noqa: N818  # reads as what it is where it is raised
@@ -186,6 +193,13 @@ def unavailable(
 ) -> ServiceError:
     """UNAVAILABLE with RetryInfo."""
     return ServiceError(reason, message, retry_delay_ms=retry_delay_ms)
+
+
+def dependency_failed(message: str) -> ServiceError:
+    """UNAVAILABLE because of a service that this one calls, whose sidecar has repeated the call already where that is safe."""
+    return ServiceError(
+        Reason.BACKEND_UNAVAILABLE, message, retry_delay_ms=DEPENDENCY_RETRY_DELAY_MS, from_dependency=True
+    )
 
 
 def status_of(error: ServiceError) -> status_pb2.Status:

@@ -28,6 +28,7 @@ from services.chassis.errors import (
     InvalidRequest,
     Reason,
     ServiceError,
+    dependency_failed,
     status_of,
     unavailable,
 )
@@ -41,6 +42,9 @@ OVERLOAD_RETRY_MS: Final = 200
 """When to try again after OVERLOADED."""
 QUIET_METHODS: Final = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})
 """Asked every second by the sidecar: logged only when they fail."""
+
+DEPENDENCY_FAILED_KEY: Final = "x-nipmesh-dependency-failed"
+"""Trailing metadata of an UNAVAILABLE that stems from another service; the sidecars read it."""
 
 _log = get_logger("rpc")
 
@@ -245,7 +249,10 @@ class _Method:
         failure = self._failure(error)
         running.code, running.reason = failure.code, failure.reason
         status = status_of(failure)
-        await context.abort(failure.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
+        trailing: list[tuple[str, str | bytes]] = [(STATUS_DETAILS_KEY, status.SerializeToString())]
+        if failure.from_dependency:
+            trailing.append((DEPENDENCY_FAILED_KEY, "true"))
+        await context.abort(failure.code, status.message, tuple(trailing))
 
     def _failure(self, error: BaseException) -> ServiceError:
         """What an exception means to the client. What is not meant for it is logged in full and called INTERNAL."""
@@ -279,5 +286,5 @@ def _dependency_failure(error: grpc.aio.AioRpcError) -> ServiceError:
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return ServiceError(Reason.DEADLINE_EXCEEDED, "the deadline passed in a call to another service")
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
-        return unavailable("another service does not answer")
+        return dependency_failed("another service does not answer")
     return ServiceError(Reason.INTERNAL, "internal error; the service's log has it under the trace id")

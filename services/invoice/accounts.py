@@ -8,7 +8,7 @@ import grpc
 
 from nipmesh.payment.v1 import payment_pb2, payment_service_pb2
 from nipmesh.payment.v1.payment_service_pb2_grpc import AccountServiceStub
-from services.chassis.errors import Reason, ServiceError, not_found, precondition_failed, reason_of, unavailable
+from services.chassis.errors import Reason, ServiceError, dependency_failed, not_found, precondition_failed, reason_of
 from services.chassis.logs import get_logger
 
 CALL_S: Final = 2.0
@@ -60,4 +60,4 @@ class Accounts:
 
 def _no_answer() -> ServiceError:
     """Return BACKEND_UNAVAILABLE: whether the account is the caller's is not known."""
-    return unavailable("the payment service does not answer")
+    return dependency_failed("the payment service does not answer")

@@ -15,7 +15,7 @@ import pytest
 from generator.analysis import check_manifest
 from generator.model import TlsFiles
 from generator.outputs.files import default_placement, validate_with_envoy
-from generator.outputs.files.validation import throwaway_leaf, validate_bootstrap, loadable
+from generator.outputs.files.validation import loadable, throwaway_leaf, validate_bootstrap
 from generator.outputs.local.binary import find_envoy
 from generator.render import render
 from generator.resources import Resource, ResourceError, ResourceSet, ResourceType, make_resource, twin
@@ -111,7 +111,7 @@ RULES: dict[str, dict[str, Any]] = {
     "greater than": {"connect_timeout": "0s"},
     "range": {"outlier_detection": {"max_ejection_percent": 101}},
     "required oneof": {
-        "health_checks": [{**dict(timeout="1s", interval="1s", healthy_threshold=1), "unhealthy_threshold": 1}]
+        "health_checks": [{"timeout": "1s", "interval": "1s", "healthy_threshold": 1, "unhealthy_threshold": 1}]
     },
     "required message": {"health_checks": [{"timeout": "1s", "interval": "1s", "grpc_health_check": {}}]},
     "items": {"load_assignment": {"cluster_name": "a", "endpoints": [{"priority": 129}]}},

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc.aio
 import pytest
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
@@ -96,6 +97,9 @@ def make_servicer(echo: SimpleNamespace, app: Application[ChassisSettings], log:
                 raise ValueError("secret inside: nsec1abc")
             if request.mode == "error":
                 raise ServiceError(Reason.INVOICE_NOT_FOUND, "no such invoice", metadata={"invoice": "7"})
+            if request.mode == "dependency":
+                async with grpc.aio.insecure_channel("127.0.0.1:1") as nowhere:
+                    await nowhere.unary_unary("/elsewhere.Service/Method")(b"")
             if request.mode == "stray":
                 task = asyncio.create_task(asyncio.sleep(10))
                 asyncio.get_running_loop().call_soon(task.cancel)

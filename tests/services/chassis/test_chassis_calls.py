@@ -88,6 +88,19 @@ async def test_a_service_error_arrives_whole(definition: Definition, echo: Simpl
     )
 
 
+async def test_a_failed_dependency_is_told_to_the_sidecars(
+    definition: Definition, echo: SimpleNamespace, short_path: Path
+) -> None:
+    async with running(definition, short_path) as (_, channel):
+        error = await failing(
+            echo.grpc.EchoServiceStub(channel).Echo(echo.pb2.EchoRequest(text="x", mode="dependency"))
+        )
+        own = await failing(echo.grpc.EchoServiceStub(channel).Echo(echo.pb2.EchoRequest(text="x", mode="error")))
+    assert (error.code(), reason_of(error)) == (grpc.StatusCode.UNAVAILABLE, "BACKEND_UNAVAILABLE")
+    assert dict(error.trailing_metadata() or ())["x-nipmesh-dependency-failed"] == "true"
+    assert "x-nipmesh-dependency-failed" not in dict(own.trailing_metadata() or ())
+
+
 async def test_violations_name_their_fields(definition: Definition, echo: SimpleNamespace, short_path: Path) -> None:
     request = echo.pb2.EchoRequest(sleep_ms=-1, items=[{"name": "ok"}, {"name": "long"}], named={"k": {"name": "long"}})
     async with running(definition, short_path) as (_, channel):
