@@ -56,9 +56,10 @@ def scalar(value: Any) -> str:
     """Write a value as JSON that is YAML, too: YAML knows no surrogate pairs, but eight digits. Raises ValueError."""
     if isinstance(value, jinja2.Undefined):
         return str(value)
-    if isinstance(value, str) and LONE_SURROGATE.search(value):
+    if isinstance(value, str) and not value.isascii() and LONE_SURROGATE.search(value):
         raise ValueError("a text with half a surrogate pair is no Unicode")
-    return SURROGATE_PAIR.sub(_eight_digits, json.dumps(value, allow_nan=False))
+    text = json.dumps(value, allow_nan=False)
+    return SURROGATE_PAIR.sub(_eight_digits, text) if "\\ud" in text else text
 
 
 def duration(milliseconds: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from google.protobuf.message import Message
 
 from generator.resources.decode import decode
 from generator.resources.descriptors import TYPE_PREFIX
+from generator.resources.uses import references
 
 VERSION_HEX_DIGITS = 16
 """64 bits: two different contents of one resource meet with a chance of 1 in 10^19."""
@@ -47,8 +47,10 @@ class Resource:
     type: ResourceType
     version: str
     """Hash of the canonical JSON."""
-    body: Mapping[str, Any]
+    body: dict[str, Any]
     """JSON, field names as in the protobufs; treat it as frozen."""
+    uses: tuple[tuple[str, str], ...] = field(repr=False, compare=False)
+    """The other resources that it names: (`cluster`, `route`, `endpoints` or `secret`, name), sorted."""
     message: Message = field(repr=False, compare=False)
 
     @property
@@ -85,14 +87,15 @@ class ResourceSet:
         raise KeyError(name)
 
 
-def make_resource(kind: ResourceType, body: Mapping[str, Any]) -> Resource:
+def make_resource(kind: ResourceType, body: dict[str, Any]) -> Resource:
     """Check a resource against Envoy's protobufs and give it its version. Raises ResourceError."""
     name = name_of(kind, body)
     message = decode(kind.value, body, f"{kind.short} {name}".rstrip())
-    return Resource(name=name, type=kind, version=version_of(body), body=body, message=message)
+    uses = tuple(sorted(set(references(body))))
+    return Resource(name=name, type=kind, version=version_of(body), body=body, uses=uses, message=message)
 
 
-def name_of(kind: ResourceType, body: Mapping[str, Any]) -> str:
+def name_of(kind: ResourceType, body: dict[str, Any]) -> str:
     """The name by which other resources refer to this one; a bootstrap goes by its node's id."""
     if kind is ResourceType.BOOTSTRAP:
         return str(body.get("node", {}).get("id", ""))

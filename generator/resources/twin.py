@@ -9,39 +9,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from generator.resources.resource import Resource, ResourceType, WorkloadResources, make_resource
+from generator.resources.resource import Resource, WorkloadResources
 
 
-def twin(workload: WorkloadResources, secrets: tuple[Resource, ...] | None = None) -> Resource:
-    """Inline a workload's resources into its bootstrap. Raises ResourceError when the result is none.
+def twin(workload: WorkloadResources, secrets: tuple[Resource, ...] | None = None) -> dict[str, Any]:
+    """Inline a workload's resources into its bootstrap: the JSON of another bootstrap.
 
     `secrets` stand in for the workload's own, e.g. when its certificates do not exist yet.
     """
     routes = {route.name: route.body for route in workload.routes}
     endpoints = {assignment.name: assignment.body for assignment in workload.endpoints}
     body = {key: value for key, value in workload.bootstrap.body.items() if key != "dynamic_resources"}
-    body["static_resources"] = {
-        "listeners": [inlined(listener.body, routes) for listener in workload.listeners],
-        "clusters": [inlined(with_endpoints(cluster.body, endpoints), routes) for cluster in workload.clusters],
-        "secrets": [dict(secret.body) for secret in (workload.secrets if secrets is None else secrets)],
+    return body | {
+        "static_resources": {
+            "listeners": [inlined(listener.body, routes) for listener in workload.listeners],
+            "clusters": [inlined(with_endpoints(cluster.body, endpoints), routes) for cluster in workload.clusters],
+            "secrets": [secret.body for secret in (workload.secrets if secrets is None else secrets)],
+        }
     }
-    return make_resource(ResourceType.BOOTSTRAP, body)
 
 
-def inlined(value: Any, routes: Mapping[str, Mapping[str, Any]]) -> Any:
+def inlined(value: Any, routes: Mapping[str, dict[str, Any]]) -> Any:
     """Copy JSON with route configurations in place of references, and secrets by their name alone."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         copied = {key: inlined(item, routes) for key, item in value.items() if key not in {"rds", "sds_config"}}
         if "rds" in value:
-            copied["route_config"] = inlined(routes[value["rds"]["route_config_name"]], routes)
+            copied["route_config"] = routes[value["rds"]["route_config_name"]]
         return copied
     return [inlined(item, routes) for item in value] if isinstance(value, list) else value
 
 
-def with_endpoints(cluster: Mapping[str, Any], endpoints: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+def with_endpoints(cluster: dict[str, Any], endpoints: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Turn a cluster that asks for its endpoints into one that has them."""
     if "eds_cluster_config" not in cluster:
         return cluster
     name = cluster["eds_cluster_config"].get("service_name") or cluster["name"]
     rest = {key: value for key, value in cluster.items() if key != "eds_cluster_config"}
-    return {**rest, "type": "STATIC", "load_assignment": dict(endpoints[name])}
+    return {**rest, "type": "STATIC", "load_assignment": endpoints[name]}

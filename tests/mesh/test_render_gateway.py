@@ -8,6 +8,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import grpc
 import grpc.aio
@@ -201,3 +202,48 @@ async def test_access_logs_are_json(envoys: Envoys, client: grpc.aio.Channel) ->
     lines = [json.loads(line) for line in envoys.log("gateway").splitlines() if line.startswith("{")]
     line = next(line for line in reversed(lines) if line["path"] == ONCE)
     assert (line["grpc_status"], line["flags"], line["upstream_cluster"]) == ("OK", "-", "outbound_echo")
+
+
+async def test_large_messages_pass_up_to_what_the_application_takes(envoys: Envoys, client: grpc.aio.Channel) -> None:
+    size = 4 * 1024 * 1024
+    assert len(await call(client, "EchoService/Say", b"a" * (size - 1024))) == size - 1024
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(client, "EchoService/Say", b"a" * (size + 1024))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_the_gateway_has_nothing_to_complain_about(envoys: Envoys) -> None:
+    assert envoys.stat("gateway", "update_rejected") == 0
+    assert [line for line in envoys.log("gateway").splitlines() if line.startswith("[")] == []
+
+
+async def test_a_new_key_set_is_taken_without_a_restart(envoys: Envoys, tmp_path) -> None:
+    key = TokenKey.open(tmp_path / "key" / "token.key")
+    before = envoys.placement
+    envoys.placement = replace(before, jwks=key.key_set())
+    envoys.publish()
+    try:
+        await accepted(envoys, key)
+    finally:
+        envoys.placement = before
+        envoys.publish()
+    await accepted(envoys, envoys.token_key)
+
+
+async def accepted(envoys: Envoys, key: TokenKey) -> None:
+    """Wait until new connections meet a gateway that believes this key."""
+    codes = [await code_of(envoys, key)]
+    while codes[-1] != "OK" and len(codes) < 100:
+        await asyncio.sleep(0.05)
+        codes.append(await code_of(envoys, key))
+    assert set(codes[:-1]) <= {"UNAUTHENTICATED"}
+    assert codes[-1] == "OK"
+
+
+async def code_of(envoys: Envoys, key: TokenKey) -> str:
+    async with envoys.channel("gateway") as channel:
+        try:
+            await call(channel, "EchoService/Once", metadata=bearer(envoys, key=key))
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+    return "OK"

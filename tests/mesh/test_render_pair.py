@@ -238,3 +238,30 @@ async def test_calls_are_counted_per_method(envoys: Envoys, front: grpc.aio.Chan
     assert envoys.stat("front-0", "grpc.echo.v1.EchoService.Say.total") >= 1
     await failure(front, "/made.up.Service/Method")
     assert envoys.stat("front-0", "made") == 0
+
+
+async def test_a_message_that_is_too_large_is_refused_by_the_application(
+    envoys: Envoys, front: grpc.aio.Channel
+) -> None:
+    size = 4 * 1024 * 1024
+    assert len(await call(front, "EchoService/Once", b"a" * (size - 1024))) == size - 1024
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(front, "EchoService/Once", b"a" * (size + 1024))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_stream_outlives_the_deadlines_of_unary_calls(envoys: Envoys, front: grpc.aio.Channel) -> None:
+    stream = front.unary_stream("/echo.v1.EchoService/Watch")(b"x")
+    assert await stream.read() == b"x"
+    await asyncio.sleep(4)
+    assert not stream.done()
+    stream.cancel()
+
+
+async def test_envoy_has_nothing_to_complain_about(envoys: Envoys, front: grpc.aio.Channel) -> None:
+    """Warnings at start (a deprecated field, a missing limit) and refused files would show here."""
+    for name in ("front-0", "echo-0", "echo-1"):
+        assert envoys.stat(name, "update_rejected") == 0
+        assert envoys.stat(name, "update_failure") == 0
+        complaints = [line for line in envoys.log(name).splitlines() if line.startswith("[")]
+        assert complaints == []

@@ -97,7 +97,7 @@ def test_a_refusal_names_the_resource(resources: ResourceSet) -> None:
 
 
 def test_a_bootstrap_that_is_broken_is_refused(resources: ResourceSet, tmp_path: Path) -> None:
-    body = copy.deepcopy(dict(twin(resources.workload("nip-0")).body))
+    body = copy.deepcopy(twin(resources.workload("nip-0")))
     del body["static_resources"]
     body["overload_manager"]["resource_monitors"][0]["name"] = "envoy.resource_monitors.none"
     path = tmp_path / "bootstrap.json"

@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -72,7 +71,7 @@ def validate_bootstrap(envoy: Path, bootstrap: Path) -> str | None:
 def _validate(envoy: Path, leaf: Leaf, folder: Path, workload: WorkloadResources) -> EnvoyRefusal | None:
     secrets = tuple(loadable(secret, leaf) for secret in workload.secrets)
     path = folder / f"{workload.name}.json"
-    path.write_text(json.dumps(twin(workload, secrets).body), encoding="utf-8")
+    path.write_text(json.dumps(twin(workload, secrets)), encoding="utf-8")
     complaint = validate_bootstrap(envoy, path)
     if complaint is None:
         return None
@@ -114,7 +113,7 @@ def loadable(secret: Resource, leaf: Leaf) -> Resource:
 
 
 def _file_names(value: Any) -> list[str]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return []
     own = [value["filename"]] if "filename" in value else []
     return own + [name for item in value.values() for name in _file_names(item)]

@@ -43,7 +43,7 @@ def test_two_of_a_name_are_found(payment: WorkloadResources) -> None:
 
 
 def test_the_twin_holds_everything_and_reads_nothing(payment: WorkloadResources) -> None:
-    body = twin(payment).body
+    body = twin(payment)
     text = str(body)
     assert "path_config_source" not in text
     assert "rds" not in text.replace("records", "")
