@@ -26,7 +26,7 @@ from generator.render.workload import (
     resource,
     service_cluster,
     service_endpoints,
-    telemetry_clusters,
+    telemetry_cluster,
 )
 from generator.resources import Resource, ResourceType, WorkloadResources
 
@@ -81,7 +81,7 @@ def _clusters(scene: Scene, edge: GatewayPlacement, callees: list[str]) -> tuple
     clusters += [
         local_cluster(names.CLUSTER_INTROSPECTION, edge.introspection, is_http2=True),
         local_cluster(names.CLUSTER_ADMIN, edge.admin, is_http2=False),
-        *telemetry_clusters(scene),
+        telemetry_cluster(scene),
     ]
     return tuple(sorted(clusters, key=lambda cluster: cluster.name))
 

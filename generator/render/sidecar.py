@@ -20,7 +20,7 @@ from generator.render.workload import (
     resource,
     service_cluster,
     service_endpoints,
-    telemetry_clusters,
+    telemetry_cluster,
 )
 from generator.resources import Resource, ResourceType, WorkloadResources
 
@@ -81,7 +81,8 @@ def common(scene: Scene, direction: str) -> dict[str, Any]:
         "workload": scene.workload,
         "service": scene.service,
         "direction": direction,
-        "telemetry": scene.telemetry,
+        "has_collector": scene.has_collector,
+        "telemetry": names.CLUSTER_TELEMETRY,
         "streams_max": STREAMS_MAX,
         "claim_headers": claim_header_names(scene.mesh),
     }
@@ -151,6 +152,6 @@ def _clusters(scene: Scene, replica: ReplicaPlacement, callees: list[str]) -> tu
         local_cluster(names.CLUSTER_APPLICATION, replica.app, is_http2=True),
         local_cluster(names.CLUSTER_APPLICATION_METRICS, replica.app_metrics, is_http2=False),
         local_cluster(names.CLUSTER_ADMIN, replica.admin, is_http2=False),
-        *telemetry_clusters(scene),
+        telemetry_cluster(scene),
     ]
     return tuple(sorted(clusters, key=lambda cluster: cluster.name))

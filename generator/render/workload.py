@@ -54,9 +54,9 @@ class Scene:
         return FileView(name=name, file=self.file(kind, name))
 
     @property
-    def telemetry(self) -> str | None:
-        """The collector's cluster; None when there is no collector."""
-        return names.CLUSTER_TELEMETRY if self.mesh.telemetry.otlp_host is not None else None
+    def has_collector(self) -> bool:
+        """Whether spans are made and sent."""
+        return self.mesh.telemetry.otlp_host is not None
 
     @property
     def secrets(self) -> SecretsView:
@@ -127,13 +127,13 @@ def service_endpoints(callee: str, replicas: Iterable[ReplicaPlacement]) -> Reso
     return resource(ResourceType.ENDPOINTS, "endpoints", cluster=names.cluster_name(callee), replicas=chosen)
 
 
-def local_cluster(name: str, address: Address, *, is_http2: bool) -> Resource:
-    """Something beside this Envoy."""
+def local_cluster(name: str, address: Address | None, *, is_http2: bool) -> Resource:
+    """Something beside this Envoy, or (None) nothing."""
     return resource(
         ResourceType.CLUSTER,
         "cluster_local",
         name=name,
-        address=address_view(address),
+        address=None if address is None else address_view(address),
         is_http2=is_http2,
         streams_max=STREAMS_MAX,
         connections_max=LOCAL_CONNECTIONS_MAX,
@@ -141,12 +141,11 @@ def local_cluster(name: str, address: Address, *, is_http2: bool) -> Resource:
     )
 
 
-def telemetry_clusters(scene: Scene) -> tuple[Resource, ...]:
-    """The collector's cluster, when there is a collector."""
+def telemetry_cluster(scene: Scene) -> Resource:
+    """The collector's cluster; without a collector it is empty, since a tracer that exports nowhere is not to be had."""
     host, port = scene.mesh.telemetry.otlp_host, scene.mesh.telemetry.otlp_port
-    if host is None or port is None:
-        return ()
-    return (local_cluster(names.CLUSTER_TELEMETRY, SocketAddress(host=host, port=port), is_http2=True),)
+    collector = None if host is None or port is None else SocketAddress(host=host, port=port)
+    return local_cluster(names.CLUSTER_TELEMETRY, collector, is_http2=True)
 
 
 def identity_secrets(certificates: Path) -> tuple[Resource, ...]:

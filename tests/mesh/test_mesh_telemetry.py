@@ -106,7 +106,8 @@ async def test_each_sidecar_serves_both_kinds_of_metrics(wallet: Wallet, traced:
     application = await asyncio.to_thread(_get, f"http://{scrape}/metrics/app")
     sidecar = await asyncio.to_thread(_get, f"http://{scrape}/metrics/envoy")
     assert "CreateAccount" in application
-    assert "AccountService" in sidecar
+    assert 'grpc_service="nipmesh.payment.v1.AccountService"' in sidecar
+    assert 'grpc_method="CreateAccount"' in sidecar
     for method, path in (("POST", "/metrics/app"), ("GET", "/"), ("GET", "/quitquitquit"), ("GET", "/config_dump")):
         request = urllib.request.Request(f"http://{scrape}{path}", method=method)
         with pytest.raises(urllib.error.HTTPError, match="404"):
