@@ -6,15 +6,11 @@ all the same, at the top of the manifest.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import click
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from generator.cli.analyse import print_findings
 from generator.cli.main import EXIT_FAILURE
@@ -36,7 +32,7 @@ def rendered(mesh: Mesh, manifest: Path, directory: Path) -> ResourceSet:
     """Render with the default placement; where that fails, print findings and end with exit code 1."""
     reporter = Reporter(path=str(manifest), lines=())
     try:
-        return render(mesh, default_placement(mesh, directory, jwks=key_set(mesh)))
+        return render(mesh, default_placement(mesh, directory))
     except ResourceError as error:
         for problem in error.problems:
             reporter.report("NM702", START, "cannot render", cause=str(problem), fix=OUR_FAULT)
@@ -46,38 +42,6 @@ def rendered(mesh: Mesh, manifest: Path, directory: Path) -> ResourceSet:
         reporter.report("NM702", START, "cannot place the mesh", cause=str(error), fix="use fewer replicas")
     print_findings(reporter.sorted(), err=True)
     sys.exit(EXIT_FAILURE)
-
-
-def key_set(mesh: Mesh) -> str | None:
-    """Give a foreign issuer's key set; an own issuer's keys exist only where the mesh runs: then one of nobody."""
-    authentication = mesh.gateway.authentication if mesh.gateway else None
-    if authentication is None:
-        return None
-    if authentication.jwks_file is not None:
-        return authentication.jwks_file.read_text(encoding="utf-8")
-    return nobodys_key_set()
-
-
-def nobodys_key_set() -> str:
-    """Make a key set with one P-256 key whose private half nobody knows: its x is a hash. It verifies no token.
-
-    Envoy refuses an empty set. The same bytes every time: a rendered mesh depends on its manifest only.
-    """
-    for counter in range(256):
-        x = hashlib.sha256(f"nipmesh: a token key of nobody, {counter}".encode()).digest()
-        try:
-            point = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x02" + x)
-        except ValueError:
-            continue  # half of all x are on no point of the curve
-        numbers = point.public_numbers()
-        members = {name: base64url(value) for name, value in (("x", numbers.x), ("y", numbers.y))}
-        return json.dumps({"keys": [{"kty": "EC", "crv": "P-256", "alg": "ES256", "kid": "nobody", **members}]})
-    raise AssertionError("256 hashes in a row are on no point of the curve")
-
-
-def base64url(value: int) -> str:
-    """Write a coordinate as RFC 7518 wants it: 32 bytes, URL-safe, without padding."""
-    return base64.urlsafe_b64encode(value.to_bytes(32, "big")).rstrip(b"=").decode("ascii")
 
 
 def accepted_workloads(mesh: Mesh, manifest: Path) -> int | None:

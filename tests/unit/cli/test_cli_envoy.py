@@ -10,9 +10,10 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from generator.analysis import check_manifest
-from generator.cli.envoy import nobodys_key_set, refusals, rendered
+from generator.cli.envoy import refusals, rendered
 from generator.cli.main import main
 from generator.outputs.files import validation
+from generator.outputs.files.placement import nobodys_key_set
 from generator.outputs.local.binary import EnvoyNotFoundError
 
 ROOT = Path(__file__).resolve().parents[3]
