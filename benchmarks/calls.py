@@ -43,6 +43,7 @@ async def measure(mesh: BenchmarkMesh) -> dict[str, float]:
     return _flat(found) | {
         "one_envoy_adds_p50_ms": found["health_one_envoy"].p50_ms - found["health_direct"].p50_ms,
         "pair_adds_p50_ms": found["mtls_pair"].p50_ms - found["direct"].p50_ms,
+        "pair_to_direct_p50": found["mtls_pair"].p50_ms / found["direct"].p50_ms,
         "envoy_cpu_s_per_1000_calls": cpu,
     }
 
