@@ -127,3 +127,15 @@ def _variable(kind: type[ChassisSettings], location: tuple[int | str, ...]) -> s
     name = str(location[0]) if location else ""
     aliases = {str(field.validation_alias) for field in kind.model_fields.values() if field.validation_alias}
     return name if name in aliases else f"NIPMESH_{name.upper()}"
+
+
+def settings_table(kind: type[ChassisSettings]) -> str:
+    """The variables of a service as a Markdown table, without those that every service has."""
+    common = set() if kind is ChassisSettings else set(ChassisSettings.model_fields)
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in kind.model_fields.items():
+        if name not in common:
+            variable = field.validation_alias or f"NIPMESH_{name.upper()}"
+            default = "required" if field.is_required() else f"`{field.default}`" if field.default != "" else ""
+            rows.append(f"| `{variable}` | {default} | {field.description} |")
+    return "\n".join(rows)
