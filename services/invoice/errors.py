@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from services.chassis.errors import FieldViolation, InvalidRequest, Reason, ServiceError, not_found, precondition_failed
 from services.invoice.domain.rules import TEXTS, OtherInvoiceError, RefusedError
-from services.invoice.store import InvoiceNotFoundError
+from services.invoice.store import ForgedRequestError, InvoiceNotFoundError
 from services.lightning.payment_request import Bolt11Error
 
 
@@ -18,6 +18,9 @@ def domain_errors() -> Iterator[None]:
         yield
     except InvoiceNotFoundError as error:
         raise not_found(Reason.INVOICE_NOT_FOUND, "invoice") from error
+    except ForgedRequestError as error:
+        message = "this is not the payment request that was issued for its payment hash"
+        raise ServiceError(Reason.PAYMENT_REQUEST_INVALID, message) from error
     except RefusedError as error:
         raise _refusal(error) from error
     except OtherInvoiceError as error:

@@ -233,8 +233,9 @@ class InvoiceSettlementServicer(invoice_service_pb2_grpc.InvoiceSettlementServic
         )
         payment_request, now_ms = wire.lowered(request.payment_request), self._parts.clock()
         with domain_errors():
+            payment_hash = decode(payment_request).payment_hash
             invoice, hold = await self._parts.database.write(
-                lambda connection: store.lock_invoice(connection, payment_request, order, now_ms)
+                lambda connection: store.lock_invoice(connection, payment_request, payment_hash, order, now_ms)
             )
         return pb.LockInvoiceResponse(
             invoice_id=invoice.invoice_id,

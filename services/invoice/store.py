@@ -32,6 +32,10 @@ class InvoiceNotFoundError(LookupError):
     """There is no such invoice, or none that the caller may see."""
 
 
+class ForgedRequestError(ValueError):
+    """The payment request has the hash of an invoice of ours, and is not the one that was issued for it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
     """Which invoice: the name of a unique column, and its value."""
@@ -108,10 +112,15 @@ def cancel_invoice(connection: apsw.Connection, key: Key, owner_pubkey: str, now
 
 
 def lock_invoice(
-    connection: apsw.Connection, payment_request: str, order: LockOrder, now_ms: int
+    connection: apsw.Connection, payment_request: str, payment_hash: str, order: LockOrder, now_ms: int
 ) -> tuple[Invoice, Hold]:
-    """Let a payment hold an invoice. Raises InvoiceNotFoundError, RefusedError and OtherInvoiceError."""
-    invoice = find_invoice(connection, Key(column="payment_request", value=payment_request))
+    """Let a payment hold an invoice. Raises InvoiceNotFoundError, ForgedRequestError, RefusedError and OtherInvoiceError.
+
+    The hash finds it, not the text: a request that somebody else signed over our hash must never pass for one of another node.
+    """
+    invoice = find_invoice(connection, Key(column="payment_hash", value=payment_hash))
+    if invoice.payment_request != payment_request:
+        raise ForgedRequestError(invoice.invoice_id)
     before = find_hold(connection, order.payment_id)
     locked, hold = rules.lock(invoice, before, order, now_ms)
     stored = _store_change(connection, invoice, locked)

@@ -53,7 +53,9 @@ class LedgerServicer(LedgerServiceServicer):
             request.account_id,
         )
         response.replayed = replayed
-        _audit("ledger.deposit", operator, request.account_id, response.transfer.transfer_id, request.amount_msat)
+        _audit(
+            "ledger.deposit", replayed, operator, request.account_id, response.transfer.transfer_id, request.amount_msat
+        )
         return response
 
     async def Withdraw(self, request: pb.WithdrawRequest, context: Context) -> pb.WithdrawResponse:
@@ -72,7 +74,14 @@ class LedgerServicer(LedgerServiceServicer):
             request.account_id,
         )
         response.replayed = replayed
-        _audit("ledger.withdrawal", operator, request.account_id, response.transfer.transfer_id, request.amount_msat)
+        _audit(
+            "ledger.withdrawal",
+            replayed,
+            operator,
+            request.account_id,
+            response.transfer.transfer_id,
+            request.amount_msat,
+        )
         return response
 
     async def FreezeAccount(self, request: pb.FreezeAccountRequest, context: Context) -> pb.FreezeAccountResponse:
@@ -90,7 +99,7 @@ class LedgerServicer(LedgerServiceServicer):
             request.account_id,
         )
         response.replayed = replayed
-        _audit("ledger.freeze", operator, request.account_id, request.reason, 0)
+        _audit("ledger.freeze", replayed, operator, request.account_id, request.reason, 0)
         return response
 
     async def UnfreezeAccount(self, request: pb.UnfreezeAccountRequest, context: Context) -> pb.UnfreezeAccountResponse:
@@ -108,7 +117,7 @@ class LedgerServicer(LedgerServiceServicer):
             request.account_id,
         )
         response.replayed = replayed
-        _audit("ledger.unfreeze", operator, request.account_id, request.reason, 0)
+        _audit("ledger.unfreeze", replayed, operator, request.account_id, request.reason, 0)
         return response
 
     async def GetTransfer(self, request: pb.GetTransferRequest, context: Context) -> pb.GetTransferResponse:
@@ -144,5 +153,12 @@ def _moved(connection: apsw.Connection, account_id: str, transfer: Transfer) -> 
     return account
 
 
-def _audit(event: str, operator: str, account_id: str, detail: str, amount_msat: int) -> None:
-    _log.info(event, operator=operator, account_id=account_id, detail=detail, amount_msat=amount_msat)
+def _audit(event: str, replayed: bool, operator: str, account_id: str, detail: str, amount_msat: int) -> None:
+    """Log what an operator did; asking again did nothing."""
+    _log.info(
+        f"{event}.replayed" if replayed else event,
+        operator=operator,
+        account_id=account_id,
+        detail=detail,
+        amount_msat=amount_msat,
+    )

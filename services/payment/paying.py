@@ -78,7 +78,7 @@ class InvoicePayer:
             payment_id=new_id(),
             account_id=request.account_id,
             scope=subject,
-            request_id=request.request_id,
+            request_id=key.request_id,
             state=PaymentState.RESERVED,
             payment_request=invoice.payment_request,
             payment_hash=invoice.payment_hash,

@@ -121,7 +121,7 @@ def _visible_payment(connection: apsw.Connection, request: pb.GetPaymentRequest,
         case "payment_hash":
             found = rows.find_payments_by_hash(connection, request.payment_hash, PAYMENTS_PER_HASH_MAX)
         case "request_id":
-            found = (rows.find_payment_by_request(connection, caller.scope, request.request_id),)
+            found = (rows.find_payment_by_request(connection, caller.scope, request.request_id.lower()),)
         case _:
             found = (rows.find_payment(connection, request.payment_id),)
     for payment in found:

@@ -39,12 +39,19 @@ WAIT_S_MAX: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestKey:
-    """Who asked for what, under which id. An empty `request_id` means: nothing to remember."""
+    """Who asked for what, under which id. An empty `request_id` means: nothing to remember.
+
+    A UUID is the same in either case (RFC 9562, section 4): it is kept in lower case.
+    """
 
     scope: str
     method: str
     request_id: str
     sha256: bytes
+
+    def __post_init__(self) -> None:
+        """Spell the id in one way."""
+        object.__setattr__(self, "request_id", self.request_id.lower())
 
     @classmethod
     def of(cls, request: Message, *, scope: str | None = None, method: str | None = None) -> Self:

@@ -58,20 +58,31 @@ async def test_each_step_repeated_gives_the_same_answer(replicas: Any) -> None:
     assert settled.settle_time == commits[0].settle_time == settled.update_time
 
 
-async def test_a_payment_request_that_is_not_ours_is_not_found(replica: Any, refused: Any) -> None:
-    invoice = await replica.create()
+def foreign_request(payment_hash: str) -> str:
+    """A request that another node signed over this hash."""
     key = NodeKey(SecretBytes(b"\x09" * 32))
-    foreign = PaymentRequest(
+    request = PaymentRequest(
         currency="bcrt",
         payee_pubkey=key.public_key,
-        payment_hash=invoice.payment_hash,
+        payment_hash=payment_hash,
         payment_secret="cd" * 32,
         amount_msat=1_000,
         create_time_s=1_700_000_000,
-        description="another node's, with our hash",
+        description="another node's",
     )
-    for text in (encode(foreign, key), "lnbcrt1", invoice.payment_request[:-1] + "!"):
-        assert await refused(replica.lock(text, _id())) == ("NOT_FOUND", "INVOICE_NOT_FOUND")
+    return encode(request, key)
+
+
+async def test_a_payment_request_that_is_not_ours_is_not_found(replica: Any, refused: Any) -> None:
+    await replica.create()
+    assert await refused(replica.lock(foreign_request("ef" * 32), _id())) == ("NOT_FOUND", "INVOICE_NOT_FOUND")
+
+
+async def test_a_request_forged_over_our_hash_is_refused_for_certain(replica: Any, refused: Any) -> None:
+    invoice = await replica.create()
+    forged = foreign_request(invoice.payment_hash)
+    for text in (forged, "lnbcrt1", invoice.payment_request[:-1] + "!"):
+        assert await refused(replica.lock(text, _id())) == ("INVALID_ARGUMENT", "PAYMENT_REQUEST_INVALID")
     assert (await replica.get(invoice.invoice_id)).state == State.STATE_OPEN
 
 

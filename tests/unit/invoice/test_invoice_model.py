@@ -125,7 +125,8 @@ class Machine(RuleBasedStateMachine):
         order = LockOrder(payment_id=payment, amount_msat=amount, actor_pubkey="cc" * 32)
 
         def call() -> None:
-            store.lock_invoice(self.connection, model.invoice.payment_request, order, self.now_ms)
+            invoice = model.invoice
+            store.lock_invoice(self.connection, invoice.payment_request, invoice.payment_hash, order, self.now_ms)
 
         known = self.payments.get(payment)
         wrong = self._lock_refusal(model, amount)
