@@ -10,7 +10,12 @@ import pytest
 
 from generator.pki import TokenClaims, TokenKey
 
-NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
+
+def now() -> dt.datetime:
+    """The time of the test, not of its import: a long run outlives a token."""
+    return dt.datetime.now(dt.UTC).replace(microsecond=0)
+
+
 CLAIMS = TokenClaims(
     subject="ab" * 32, issuer="spiffe://nip.mesh/service/nip", audience="nip", lifetime=dt.timedelta(minutes=15)
 )
@@ -25,7 +30,7 @@ def test_the_key_is_made_once_and_is_private(tmp_path: Path) -> None:
 
 def test_a_token_verifies_with_the_published_key_set(tmp_path: Path) -> None:
     key = TokenKey.open(tmp_path / "token.key")
-    token = key.mint(CLAIMS, NOW)
+    token = key.mint(CLAIMS, now())
     published = jwt.PyJWKSet.from_json(key.key_set())[key.key_id]
     claims = jwt.decode(token, published, algorithms=["ES256"], audience="nip", issuer=CLAIMS.issuer)
     assert claims["sub"] == CLAIMS.subject
@@ -38,7 +43,7 @@ def test_a_role_is_carried_and_ids_differ(tmp_path: Path) -> None:
     key = TokenKey.open(tmp_path / "token.key")
     operator = TokenClaims(subject="cd" * 32, issuer="i", audience="a", lifetime=CLAIMS.lifetime, role="operator")
     published = jwt.PyJWKSet.from_json(key.key_set())[key.key_id]
-    claims = [jwt.decode(key.mint(operator, NOW), published, algorithms=["ES256"], audience="a") for _ in range(2)]
+    claims = [jwt.decode(key.mint(operator, now()), published, algorithms=["ES256"], audience="a") for _ in range(2)]
     assert claims[0]["role"] == "operator"
     assert claims[0]["jti"] != claims[1]["jti"]
 
@@ -52,7 +57,7 @@ def test_another_key_is_refused(tmp_path: Path) -> None:
     ours, other = TokenKey.open(tmp_path / "a.key"), TokenKey.open(tmp_path / "b.key")
     published = jwt.PyJWKSet.from_json(ours.key_set())[ours.key_id]
     with pytest.raises(jwt.InvalidSignatureError):
-        jwt.decode(other.mint(CLAIMS, NOW), published, algorithms=["ES256"], audience="nip")
+        jwt.decode(other.mint(CLAIMS, now()), published, algorithms=["ES256"], audience="nip")
 
 
 def test_a_file_that_is_no_key_is_an_error(tmp_path: Path) -> None:
