@@ -99,13 +99,6 @@ def save_saga(
         raise LeaseLostError(lease.saga_id)
 
 
-def check_lease(connection: apsw.Connection, lease: Lease) -> None:
-    """Raises LeaseLostError when somebody else drives the saga now."""
-    sql = "SELECT 1 FROM saga WHERE id = ? AND owner = ? AND fence = ?"
-    if connection.execute(sql, (lease.saga_id, lease.owner, lease.fence)).fetchone() is None:
-        raise LeaseLostError(lease.saga_id)
-
-
 def any_due(connection: apsw.Connection, now_ms: int) -> bool:
     """Whether `claim` may find something; a cheap question for a reading connection."""
     sql = "SELECT 1 FROM saga WHERE state = 1 AND next_run_at <= ? AND lease_until <= ? LIMIT 1"
