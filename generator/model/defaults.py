@@ -44,7 +44,11 @@ UNHEALTHY_THRESHOLD = 2
 KEEPALIVE_INTERVAL_MS = 30 * SECOND_MS
 KEEPALIVE_TIMEOUT_MS = 5 * SECOND_MS
 REQUEST_BYTES_MAX = 4 * 1024 * 1024
-CLAIM_HEADERS = (("role", "x-nipmesh-role"), ("sub", "x-nipmesh-subject"))
+CLAIM_HEADERS = (
+    ("exp", "x-nipmesh-token-expire-time"),
+    ("role", "x-nipmesh-role"),
+    ("sub", "x-nipmesh-subject"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +177,7 @@ def pending_requests_max(replica_count: int) -> Decided[int]:
 def requests_max(replica_count: int) -> Decided[int]:
     """Limit the calls and streams of one caller's sidecar that run at once."""
     value = REQUESTS_PER_REPLICA * replica_count
-    return Decided(value=value, reason=f"{REQUESTS_PER_REPLICA} per replica, open streams included; more fail at once")
+    return Decided(value=value, reason=f"{REQUESTS_PER_REPLICA} per replica, and half as many streams beside them; more fail at once")
 
 
 def retry_budget_percent(replica_count: int) -> Decided[int]:

@@ -20,6 +20,7 @@ PEER_HEADER: Final = "x-forwarded-client-cert"
 OPERATOR: Final = "operator"
 """The role that LedgerService and other operators' methods need."""
 _SUBJECT: Final = re.compile(r"[0-9a-f]{64}\Z")
+_EXPIRE_TIME: Final = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?\Z")
 _PAIR: Final = re.compile(r'([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^;,"]*)')
 _ELEMENT: Final = re.compile(rf"{_PAIR.pattern}(?:;{_PAIR.pattern})*")
 _SPIFFE: Final = re.compile(r"spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]{1,255}){1,8}\Z")
@@ -30,7 +31,8 @@ class Caller:
     """Who makes the running call.
 
     `peer` is the SPIFFE id of the calling workload ("" when there is none: then nothing is believed). `service` is the service's name
-    when the peer is one of this mesh. `subject` (64 hex: the user's public key) and `roles` come from the token, through the gateway.
+    when the peer is one of this mesh. `subject` (64 hex: the user's public key), `roles` and `expire_time_s` (seconds since 1970; None:
+    not told) come from the token, through the gateway.
     """
 
     peer: str = ""
@@ -38,6 +40,7 @@ class Caller:
     gateway: bool = False
     subject: str = ""
     roles: frozenset[str] = frozenset()
+    expire_time_s: float | None = None
 
     @property
     def scope(self) -> str:
@@ -62,6 +65,7 @@ class Identities:
     gateway: str
     subject_header: str = "x-nipmesh-subject"
     role_header: str = "x-nipmesh-role"
+    expire_time_header: str = "x-nipmesh-token-expire-time"
 
     def caller(self, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
         """The caller that the metadata of a call proves. A header that is there twice proves nothing."""
@@ -72,11 +76,22 @@ class Identities:
         peer = _peer(values.get(PEER_HEADER, []))
         if peer != self.gateway or not peer:
             return Caller(peer=peer, service=self._service(peer))
+        return self._user(values) or Caller(peer=peer, gateway=True)
+
+    def _user(self, values: Mapping[str, list[str]]) -> Caller | None:
+        """Whom the claims name that the gateway sent; None when one of them is not what the gateway writes."""
         subject = _single(values.get(self.subject_header, []))
-        if _SUBJECT.match(subject) is None:
-            return Caller(peer=peer, gateway=True)
-        roles = frozenset(re.split(r"[\s,]+", _single(values.get(self.role_header, [])))) - {""}
-        return Caller(peer=peer, gateway=True, subject=subject, roles=roles)
+        expire_times = values.get(self.expire_time_header, [])
+        expire_time = _single(expire_times)
+        if _SUBJECT.match(subject) is None or (expire_times and _EXPIRE_TIME.match(expire_time) is None):
+            return None
+        return Caller(
+            peer=self.gateway,
+            gateway=True,
+            subject=subject,
+            roles=frozenset(re.split(r"[\s,]+", _single(values.get(self.role_header, [])))) - {""},
+            expire_time_s=float(expire_time) if expire_times else None,
+        )
 
     def _service(self, peer: str) -> str:
         """The name in `spiffe://<trust domain>/service/<name>`, or ""."""

@@ -84,6 +84,7 @@ class Reason(enum.StrEnum):
     BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     INTERNAL = "INTERNAL"
+    TOO_MANY_STREAMS = "TOO_MANY_STREAMS"
 
 
 _Code = grpc.StatusCode
@@ -101,6 +102,7 @@ _CODES_OTHER_THAN_PRECONDITION: Final[Mapping[grpc.StatusCode, str]] = {
     _Code.UNAVAILABLE: "SERVICE_DRAINING OVERLOADED BACKEND_UNAVAILABLE",
     _Code.DEADLINE_EXCEEDED: "DEADLINE_EXCEEDED",
     _Code.INTERNAL: "INTERNAL",
+    _Code.RESOURCE_EXHAUSTED: "TOO_MANY_STREAMS",
 }
 _NAMED: Final = {Reason(name): code for code, names in _CODES_OTHER_THAN_PRECONDITION.items() for name in names.split()}
 

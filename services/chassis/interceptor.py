@@ -1,7 +1,8 @@
 """The border between gRPC and a servicer: one interceptor that wraps every method, inside the telemetry interceptor.
 
-From the outside in, for each call: metrics and access log, error border, identity, overload, deserialization, access rule, validation, the
-servicer, serialization. It stands inside the telemetry interceptor, so that spans see the code that the client sees.
+From the outside in, for each call: metrics and access log, error border, identity, access rule, overload, a place for a stream,
+deserialization, validation, the servicer, serialization. It stands inside the telemetry interceptor, so that spans see the code that the
+client sees.
 
 Three things that grpc.aio does badly are mended here: an uncaught exception's text reaches the client; a call whose body is missing
 or cut short is never answered (so unary requests are read here, as a stream of one); a stray CancelledError leaves the client hanging.
@@ -34,12 +35,13 @@ from services.chassis.errors import (
 )
 from services.chassis.logs import get_logger
 from services.chassis.metrics import CallMetrics, MethodMetrics
+from services.chassis.streams import OVERLOAD_RETRY_MS, Streams, until
 from services.chassis.validation import validate_request
 
 IN_FLIGHT_MAX: Final = 2_000
 """Calls that run at once, streams included; more are OVERLOADED. Memory for each is about 50 KiB."""
-OVERLOAD_RETRY_MS: Final = 200
-"""When to try again after OVERLOADED."""
+STREAMS_MAX: Final = IN_FLIGHT_MAX // 2
+"""Streams among them: they stay, so the other half is kept for unary calls, which are over soon."""
 QUIET_METHODS: Final = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})
 """Asked every second by the sidecar: logged only when they fail."""
 
@@ -57,6 +59,8 @@ class Running:
     start_s: float
     code: grpc.StatusCode = grpc.StatusCode.OK
     reason: str = ""
+    placed: bool = False
+    """Whether it has one of the places for streams."""
 
 
 class BorderInterceptor(grpc.aio.ServerInterceptor):
@@ -73,6 +77,7 @@ class BorderInterceptor(grpc.aio.ServerInterceptor):
         self._log = get_logger("rpc").bind()  # bound once: assembling a logger costs as much as a line
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._in_flight = 0
+        self._streams = Streams(STREAMS_MAX)
         self._last_begin_s = time.monotonic()
 
     async def intercept_service(
@@ -116,6 +121,8 @@ class BorderInterceptor(grpc.aio.ServerInterceptor):
     def end(self, running: Running, metrics: MethodMetrics) -> None:
         """Count and log a call that is over."""
         self._in_flight -= 1
+        if running.placed:
+            self._streams.leave(running.info.caller.subject)
         duration_s = time.monotonic() - running.start_s
         metrics.ended(running.code, duration_s)
         if running.info.method in QUIET_METHODS and running.code is grpc.StatusCode.OK:
@@ -135,6 +142,18 @@ class BorderInterceptor(grpc.aio.ServerInterceptor):
         access.check(info.caller)
         if self._in_flight > IN_FLIGHT_MAX and info.method not in QUIET_METHODS:
             raise unavailable("too many calls at once", reason=Reason.OVERLOADED, retry_delay_ms=OVERLOAD_RETRY_MS)
+
+    def place(self, running: Running) -> contextlib.AbstractAsyncContextManager[None]:
+        """What a stream runs inside of: in its place, which `end` gives back, and no longer than its token is good for.
+
+        The sidecar's health watch needs no place.
+        """
+        if running.info.method in QUIET_METHODS:
+            return contextlib.nullcontext()
+        caller = running.info.caller
+        self._streams.enter(caller.subject)
+        running.placed = True
+        return until(caller.expire_time_s)
 
     def access_of(self, method: str) -> Access:
         """Who may call a method: nobody, unless the table says so."""
@@ -175,8 +194,11 @@ class _Method:
         running = self._border.begin(self._name, context)
         self._metrics.began()
         try:
-            request = await self._request(running, requests, context)
-            return self._serialize(await self._behaviour(request, context))
+            self._border.admit(running.info, self._access)
+            if self._handler.request_streaming:
+                async with self._border.place(running):
+                    return await self._answer(requests, context)
+            return await self._answer(requests, context)
         except BaseException as error:  # this is the border
             await self._fail(running, context, error)
             raise AssertionError("unreachable: abort raises") from error
@@ -194,12 +216,9 @@ class _Method:
         running = self._border.begin(self._name, context)
         self._metrics.began()
         try:
-            request = await self._request(running, requests, context)
-            responses = self._behaviour(request, context)
-            assert inspect.isasyncgen(responses), f"{self._name} must be an async generator"
-            async with contextlib.aclosing(responses):
-                async for response in responses:
-                    await context.write(self._serialize(response))
+            self._border.admit(running.info, self._access)
+            async with self._border.place(running):
+                await self._send(requests, context)
         except BaseException as error:  # noqa: BLE001  # this is the border
             await self._fail(running, context, error)
         finally:
@@ -208,11 +227,23 @@ class _Method:
         for each in nothing:
             yield each
 
+    async def _answer(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        """The one response of the servicer."""
+        request = await self._request(requests, context)
+        return self._serialize(await self._behaviour(request, context))
+
+    async def _send(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Write each response of the servicer as it comes."""
+        responses = self._behaviour(await self._request(requests, context), context)
+        assert inspect.isasyncgen(responses), f"{self._name} must be an async generator"
+        async with contextlib.aclosing(responses):
+            async for response in responses:
+                await context.write(self._serialize(response))
+
     async def _request(
-        self, running: Running, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
+        self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
     ) -> Any:  # a message or a stream of them
-        """The request, once the caller may make it: checked messages."""
-        self._border.admit(running.info, self._access)
+        """The request, or a stream of them: checked messages."""
         if self._handler.request_streaming:
             return self._checked_stream(requests)
         raw: Any = await context.read()  # not the iterator: leaving it half used would cost a task to close it

@@ -59,7 +59,7 @@ class ChassisSettings(BaseSettings):
         default="http://127.0.0.1:8080", description="Public URL of the gateway, no slash at the end."
     )
     claim_headers: str = Field(
-        default="sub=x-nipmesh-subject,role=x-nipmesh-role",
+        default="exp=x-nipmesh-token-expire-time,role=x-nipmesh-role,sub=x-nipmesh-subject",
         description="Which header carries which claim of the token, from the gateway.",
     )
     reflection: bool = Field(default=True, description="Whether gRPC reflection is served.")
@@ -96,6 +96,7 @@ class ChassisSettings(BaseSettings):
             gateway=self.gateway_identity or f"spiffe://{self.trust_domain}/gateway",
             subject_header=claims.get("sub", "x-nipmesh-subject").lower(),
             role_header=claims.get("role", "x-nipmesh-role").lower(),
+            expire_time_header=claims.get("exp", "x-nipmesh-token-expire-time").lower(),
         )
 
     @property

@@ -20,9 +20,13 @@ SettingsT = TypeVar("SettingsT", bound=ChassisSettings)
 TRUST_DOMAIN = "nip.mesh"
 
 
-def as_user(subject: str, *, role: str = "") -> tuple[tuple[str, str], ...]:
-    """Metadata of a call through the gateway with a token of `subject` (64 hex); `role="operator"` for an operator."""
-    claims = (("x-nipmesh-subject", subject), ("x-nipmesh-role", role))
+def as_user(subject: str, *, role: str = "", expire_time_s: float | None = None) -> tuple[tuple[str, str], ...]:
+    """Metadata of a call through the gateway with a token of `subject` (64 hex); `role="operator"` for an operator.
+
+    `expire_time_s`: when the token expires, in seconds since 1970; None: the services do not know.
+    """
+    expire_time = "" if expire_time_s is None else f"{expire_time_s:.3f}"
+    claims = (("x-nipmesh-subject", subject), ("x-nipmesh-role", role), ("x-nipmesh-token-expire-time", expire_time))
     return (*as_gateway(), *(claim for claim in claims if claim[1]))
 
 

@@ -17,6 +17,7 @@ from nipmesh.invoice.v1 import invoice_service_pb2
 from nipmesh.nip.v1 import nip_pb2, nip_service_pb2
 from nipmesh.nip.v1.nip_service_pb2_grpc import AuthServiceStub
 from nipmesh.payment.v1 import payment_service_pb2
+from services.chassis import reason_of
 from support.mesh import RunningMesh
 from support.nostr import LOGIN_PATH, User, bearer, encode_authorization
 from support.wallet import Wallet, funded, request_id
@@ -99,6 +100,19 @@ async def test_a_token_with_wrong_claims_is_refused(
 ) -> None:
     wallet = Wallet(channel, User(metadata=bearer(mint(mesh, **changes))))
     assert await refused(wallet.call(wallet.nip.ListKeys, nip_service_pb2.ListKeysRequest())) is code
+
+
+async def test_a_watch_ends_when_its_token_does(mesh: RunningMesh, channel: grpc.aio.Channel, alice: User) -> None:
+    account_id = await Wallet(channel, alice).open_account()
+    token = mesh.succeed("token", "--subject", alice.pubkey, "--lifetime", "3").strip()
+    opened_s = time.monotonic()
+    payments = Wallet(channel, alice).payments
+    request = payment_service_pb2.WatchPaymentsRequest(account_id=account_id, resume_after_sequence=0)
+    watch = payments.WatchPayments(request, metadata=bearer(token), timeout=15)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await watch.read()
+    assert (error.value.code(), reason_of(error.value)) == (UNAUTHENTICATED, "TOKEN_INVALID")
+    assert 1 < time.monotonic() - opened_s < 6
 
 
 async def test_a_tampered_or_missing_token_is_refused(channel: grpc.aio.Channel, alice: User) -> None:

@@ -122,6 +122,8 @@ def make_servicer(echo: SimpleNamespace, app: Application[ChassisSettings], log:
                     yield echo.pb2.EchoResponse(text=str(number))
                 if request.mode == "fail_later":
                     raise ValueError("boom secret")
+                while request.mode == "flood":
+                    yield echo.pb2.EchoResponse(text="x" * 100_000)
                 if request.mode == "watch":
                     await app.draining.wait()
                     app.draining.check()

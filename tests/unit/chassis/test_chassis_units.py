@@ -142,6 +142,29 @@ def test_claims_come_through_the_gateway_alone() -> None:
         assert IDENTITIES.caller([GATEWAY, ("x-nipmesh-subject", subject), claims[1]]).roles == frozenset()
 
 
+EXPIRE_TIME = "x-nipmesh-token-expire-time"
+
+
+@pytest.mark.parametrize(
+    ("values", "expire_time_s"), [([], None), (["1800000000"], 1_800_000_000.0), (["1800000000.25"], 1_800_000_000.25)]
+)
+def test_the_gateway_tells_when_the_token_expires(values: list[str], expire_time_s: float | None) -> None:
+    claims = [("x-nipmesh-subject", USER), *((EXPIRE_TIME, value) for value in values)]
+    caller = IDENTITIES.caller([GATEWAY, *claims])
+    assert (caller.subject, caller.expire_time_s) == (USER, expire_time_s)
+    service = IDENTITIES.caller([(PEER_HEADER, "URI=spiffe://nip.mesh/service/payment"), *claims])
+    assert (service.service, service.expire_time_s) == ("payment", None)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[""], ["never"], ["-1"], ["1e9"], ["inf"], ["nan"], ["1" * 12], ["1800000000\n"], ["١٨"], ["1800000000"] * 2],
+)
+def test_a_doubtful_expire_time_makes_nobody_a_user(values: list[str]) -> None:
+    claims = [("x-nipmesh-subject", USER), ("x-nipmesh-role", "operator"), *((EXPIRE_TIME, value) for value in values)]
+    assert IDENTITIES.caller([GATEWAY, *claims]) == Caller(peer="spiffe://nip.mesh/gateway", gateway=True)
+
+
 @given(st.text())
 def test_no_header_breaks_the_reader(text: str) -> None:
     caller = IDENTITIES.caller([(PEER_HEADER, text)])
@@ -189,11 +212,15 @@ def test_a_secret_file_must_be_private(tmp_path: Path) -> None:
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NIPMESH_SERVICE", "payment")
     monkeypatch.setenv("NIPMESH_TRUST_DOMAIN", "other.mesh")
-    monkeypatch.setenv("NIPMESH_CLAIM_HEADERS", "sub=X-Sub,role=X-Role")
+    monkeypatch.setenv("NIPMESH_CLAIM_HEADERS", "sub=X-Sub,role=X-Role,exp=X-Exp")
     settings = ChassisSettings()
     assert settings.spiffe_id == "spiffe://other.mesh/service/payment"
     assert settings.identities == Identities(
-        trust_domain="other.mesh", gateway="spiffe://other.mesh/gateway", subject_header="x-sub", role_header="x-role"
+        trust_domain="other.mesh",
+        gateway="spiffe://other.mesh/gateway",
+        subject_header="x-sub",
+        role_header="x-role",
+        expire_time_header="x-exp",
     )
 
 
