@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from generator.analysis.files import check_services_files
-from generator.analysis.gateway import check_gateway
+from generator.analysis.gateway import check_gateway, check_internal
 from generator.analysis.linking import link
 from generator.analysis.services import (
     check_circles,
@@ -68,5 +68,6 @@ def _check_graph(manifest: Manifest, links: Links, reporter: Reporter) -> None:
     if reporter.has_errors:
         return
     check_reachable(manifest, links, reporter)
+    check_internal(manifest, links, reporter)
     check_circles(manifest, links, reporter)
     check_deadlines(manifest, links, reporter)

@@ -44,10 +44,9 @@ def _check_network(gateway: GatewayEntry, overrides: Overrides, reporter: Report
         return  # reported with the addresses of services
     position = gateway.listen.position if gateway.listen else gateway.position
     if gateway.authentication is None and "authentication" not in gateway.broken:
-        report = reporter.note if address.is_loopback else reporter.warn
         cause = "whoever reaches the gateway may call everything that it exposes"
         fix = "add `gateway.authentication`"
-        report("NM406", gateway.position, "no authentication", cause=cause, fix=fix)
+        reporter.warn("NM406", gateway.position, "no authentication", cause=cause, fix=fix)
     if gateway.public_url is not None and gateway.tls is not None and gateway.public_url.value.startswith("http:"):
         cause, fix = "the gateway serves TLS, clients would speak plaintext", "write https://"
         reporter.warn("NM408", gateway.public_url.position, "public_url is not https", cause=cause, fix=fix)
@@ -65,6 +64,30 @@ def _check_network(gateway: GatewayEntry, overrides: Overrides, reporter: Report
         cause = f"clients do not spell it {quoted(text)}; a login that is bound to another URL is refused"
         fix = "add `gateway.public_url`, e.g. https://api.example.org"
         reporter.warn("NM408", position, "public URL unknown", cause=cause, fix=fix)
+
+
+def check_internal(manifest: Manifest, links: Links, reporter: Reporter) -> None:
+    """Warn of exposed protobuf services that look internal: other services call every method of them."""
+    for entry in manifest.gateway.expose if manifest.gateway is not None else ():
+        owner = entry.key.value
+        called = {
+            method for caller, targets in links.calls.items() if caller != owner for method in targets.get(owner, ())
+        }
+        for service in sorted({method.service for method in links.exposes.get(owner, ())}):
+            if not called.issuperset(method for method in links.served[owner] if method.service == service):
+                continue
+            cause = "services of the mesh call every method of it: it looks internal, and the world may call it too"
+            fix = f"remove it from `expose`, unless users call it as well as {_callers(links, owner, service)}"
+            reporter.warn("NM410", entry.key.position, f"{service} is exposed", cause=cause, fix=fix)
+
+
+def _callers(links: Links, owner: str, service: str) -> str:
+    names = (
+        caller
+        for caller, targets in links.calls.items()
+        if caller != owner and any(method.service == service for method in targets.get(owner, ()))
+    )
+    return ", ".join(f"`{name}`" for name in sorted(names))
 
 
 def _check_issuer(manifest: Manifest, entry: AuthenticationEntry, base: Path, reporter: Reporter) -> None:

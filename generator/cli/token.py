@@ -33,7 +33,7 @@ LIFETIME_S_MAX = 24 * 3600
 def command(invocation: Invocation, subject: str, role: str | None, lifetime: int) -> None:
     """Mint with the key in `.nipmesh`, which is made when there is none yet."""
     from generator.outputs.local.paths import StatePaths
-    from generator.pki import TokenClaims, TokenKey
+    from generator.pki import DamagedFileError, TokenClaims, TokenKey
 
     if not SUBJECT_PATTERN.fullmatch(subject):
         raise click.BadParameter("a public key is 64 lower-case hex digits", param_hint="--subject")
@@ -49,5 +49,9 @@ def command(invocation: Invocation, subject: str, role: str | None, lifetime: in
         lifetime=dt.timedelta(seconds=lifetime),
         role=role,
     )
-    key = TokenKey.open(StatePaths.beside(invocation.manifest).token_key)
+    try:
+        key = TokenKey.open(StatePaths.beside(invocation.manifest).token_key)
+    except (OSError, DamagedFileError) as error:
+        click.echo(str(error), err=True)
+        sys.exit(EXIT_FAILURE)
     click.echo(key.mint(claims, dt.datetime.now(dt.UTC)))

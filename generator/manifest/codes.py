@@ -53,6 +53,7 @@ CODES: Final[dict[str, str]] = {
     "NM407": "gateway without encryption on the network",
     "NM408": "public URL unknown or wrong",
     "NM409": "stream open to everybody",
+    "NM410": "internal protobuf service open to the world",
     "NM501": "deadline shorter than that of a callee",
     "NM502": "services that call each other in a circle",
     "NM503": "setting that does not fit the kind of the method",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -26,6 +27,10 @@ LEAF_LIFETIME_MAX = dt.timedelta(days=30)
 """Longer leaves would outlive the overlap of two authorities."""
 BACKDATE = dt.timedelta(seconds=30)
 """Clocks of one mesh may differ this much."""
+
+
+class DamagedFileError(ValueError):
+    """A file holds not what it should; the message names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,10 +128,13 @@ def private_key_pem(private_key: ec.EllipticCurvePrivateKey) -> PrivateBytes:
 
 
 def load_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Read a P-256 key from PEM. Raises OSError, and ValueError when it is no such key."""
-    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    """Read a P-256 key from PEM. Raises OSError, and DamagedFileError when it is no such key."""
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it wants a password
+        raise DamagedFileError(f"{path} holds no readable P-256 key") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise ValueError(f"{path} holds no P-256 key")  # noqa: TRY004  # a wrong file, not a wrong argument
+        raise DamagedFileError(f"{path} holds no P-256 key")
     return key
 
 
@@ -140,13 +148,35 @@ def _save(directory: Path, key: AuthorityKey) -> None:
 def _load_valid(directory: Path, trust_domain: str, now: dt.datetime) -> tuple[AuthorityKey, ...]:
     keys = []
     for path in sorted(directory.glob("authority-*.crt")):
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        certificate = _load_certificate(path)
         if certificate.not_valid_after_utc <= now or not _is_of_domain(certificate, trust_domain):
             path.unlink()
             path.with_suffix(".key").unlink(missing_ok=True)
             continue
-        keys.append(AuthorityKey(certificate=certificate, private_key=load_private_key(path.with_suffix(".key"))))
+        keys.append(AuthorityKey(certificate=certificate, private_key=_load_key_of(path)))
     return tuple(sorted(keys, key=lambda key: key.certificate.not_valid_before_utc))
+
+
+def _load_certificate(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except ValueError as error:
+        raise DamagedFileError(f"{path} holds no readable certificate; {_mend(path)}") from error
+
+
+def _load_key_of(certificate: Path) -> ec.EllipticCurvePrivateKey:
+    path = certificate.with_suffix(".key")
+    try:
+        return load_private_key(path)
+    except FileNotFoundError as error:
+        raise DamagedFileError(f"{path} is missing; {_mend(certificate)}") from error
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{error}; {_mend(certificate)}") from error
+
+
+def _mend(certificate: Path) -> str:
+    pair = f"{certificate.name} and {certificate.with_suffix('.key').name}"
+    return f"remove {pair} in that folder: `nipmesh up` then makes a new authority, and new certificates with it"
 
 
 def _is_of_domain(certificate: x509.Certificate, trust_domain: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from generator.pki.authority import load_private_key, private_key_pem
+from generator.pki.authority import DamagedFileError, load_private_key, private_key_pem
 from generator.pki.private import private_directory, write_private
 
 ALGORITHM = "ES256"
@@ -44,11 +44,15 @@ class TokenKey:
 
     @classmethod
     def open(cls, path: Path) -> TokenKey:
-        """Load the PEM file, or make it (0600) when there is none. Raises OSError and ValueError."""
+        """Load the PEM file, or make it (0600) when there is none. Raises OSError and DamagedFileError."""
         private_directory(path.parent)
         if not path.exists():
             write_private(path, private_key_pem(ec.generate_private_key(ec.SECP256R1())))
-        return cls(private_key=load_private_key(path))
+        try:
+            return cls(private_key=load_private_key(path))
+        except DamagedFileError as error:
+            mend = "remove it: the next start makes a new one, and tokens that the old one signed are refused"
+            raise DamagedFileError(f"{error}; {mend}") from error
 
     @property
     def key_id(self) -> str:

@@ -109,6 +109,7 @@ def _call(mesh: Mesh, edge: Edge, policy: MethodPolicy, public: set[str]) -> Cal
         # A policy would make the sidecar keep a client's whole stream for a second attempt.
         retry=retry_of(retry) if retry is not None and retry.conditions and may_repeat else None,
         is_public=method.path in public,
+        is_stream=method.streaming is not StreamingKind.UNARY,
     )
 
 

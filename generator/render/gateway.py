@@ -33,7 +33,8 @@ from generator.resources import Resource, ResourceType, WorkloadResources
 INTROSPECTION_LIMITS = Limits(duration_ms=3_600_000, idle_ms=300_000)
 """Watching health is a stream."""
 UNKNOWN_METHOD = "the gateway exposes no such method"
-NOT_GRPC = "this is a gRPC gateway: call it over HTTP/2 with content-type application/grpc\n"
+UNANSWERED = "the service does not answer; try again"
+NOT_GRPC = "this is a gRPC gateway: call it over HTTP/2 with POST and content-type application/grpc\n"
 
 
 def gateway_workload(mesh: Mesh, placement: Placement, gateway: Gateway, edge: GatewayPlacement) -> WorkloadResources:
@@ -71,6 +72,7 @@ def _listeners(scene: Scene, gateway: Gateway, edge: GatewayPlacement) -> tuple[
         authentication=_authentication(gateway.authentication, scene.placement.jwks),
         route=scene.file_view("routes", names.LISTENER_GATEWAY),
         strip_own_headers=True,
+        unanswered=UNANSWERED,
         **common(scene, names.LISTENER_GATEWAY),
     )
     return (listener, scrape(scene, pages))

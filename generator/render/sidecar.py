@@ -29,6 +29,13 @@ STATS_TARGET = "/stats/prometheus"
 NOTHING_HERE = "metrics are at /metrics/app and /metrics/envoy, with GET\n"
 DEPENDENCY_OR_STATUS = f"%RESP({names.DEPENDENCY_FAILED_HEADER}?GRPC-STATUS)%"
 """The first header, else the second, else nothing at all."""
+STREAM_RESET_EXPRESSION = "response.code_details.contains('{remote_reset')"
+"""Envoy's words for a stream that the application reset. Its flag UR would not do: a refused stream has it, too."""
+STREAM_RESET_STATUS = "3"
+"""INVALID_ARGUMENT: callers' sidecars see HTTP's 400 in it; any 5xx would count against the replica."""
+UNANSWERED = "the application does not answer"
+"""Instead of Envoy's own words, which name sockets and transports."""
+STREAM_RESET_MESSAGE = "the application refused the bytes of this call"
 
 
 def sidecar(mesh: Mesh, placement: Placement, replica: ReplicaPlacement) -> WorkloadResources:
@@ -104,6 +111,10 @@ def _inbound_listener(scene: Scene, service: Service, replica: ReplicaPlacement)
         health_path=names.HEALTH_PATH,
         not_delivered_header=names.NOT_DELIVERED_HEADER,
         reset_header=names.RESET_HEADER,
+        unanswered=UNANSWERED,
+        stream_reset_expression=STREAM_RESET_EXPRESSION,
+        stream_reset_status=STREAM_RESET_STATUS,
+        stream_reset_message=STREAM_RESET_MESSAGE,
         strip_own_headers=False,
         calls=arriving_calls(service.callers),
         cluster=names.CLUSTER_APPLICATION,

@@ -67,6 +67,16 @@ class CallView:
     retry: RetryView | None
     is_public: bool
     """Needs no token (of the gateway's routes)."""
+    is_stream: bool
+    """May stay open; counts against the breaker of streams."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerView:
+    """How many calls of one of Envoy's two priorities may run at once."""
+
+    priority: str
+    requests_max: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,13 +13,16 @@ from generator.model import Address, Mesh, Placement, ReplicaPlacement, Service,
 from generator.render import names
 from generator.render.parse import parse_yaml
 from generator.render.templates import render_text
-from generator.render.views import EndpointView, FileView, SecretsView, address_view
+from generator.render.views import BreakerView, EndpointView, FileView, SecretsView, address_view
 from generator.resources import Resource, ResourceType, make_resource
 
 MEMO_ENTRIES_MAX = 50_000
 """About ten resources for each of five thousand workloads; the oldest go first."""
 STREAMS_MAX = 1_024
 """Calls at once on one connection; callers open another one beyond."""
+STREAMS_DIVISOR = 2
+"""Streams of one caller to one service: half as many as unary calls. Each holds memory for as long as its client likes,
+and replicas must have room for the unary calls beside them."""
 LOCAL_CONNECTIONS_MAX = 1_024
 LOCAL_REQUESTS_MAX = 16_384
 """The callers' circuit breakers are far below; this only bounds the memory of a sidecar in trouble."""
@@ -109,11 +112,21 @@ def service_cluster(scene: Scene, callee: Service) -> Resource:
         health_check=traffic.health_check,
         outlier=traffic.outlier_detection,
         circuit_breaker=traffic.circuit_breaker,
+        breakers=_breakers(traffic.circuit_breaker.requests_max),
         keepalive=traffic.keepalive,
         connection_ms_max=traffic.connection_duration_ms_max,
         streams_max=STREAMS_MAX,
         secrets=scene.secrets,
         peers=(callee.identity,),
+    )
+
+
+def _breakers(requests_max: int) -> tuple[BreakerView, ...]:
+    """Unary calls (priority DEFAULT) keep all their room; streams (HIGH), which may stay for hours, have their own."""
+    streams_max = max(1, requests_max // STREAMS_DIVISOR)
+    return (
+        BreakerView(priority="DEFAULT", requests_max=requests_max),
+        BreakerView(priority="HIGH", requests_max=streams_max),
     )
 
 

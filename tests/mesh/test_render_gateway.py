@@ -137,6 +137,16 @@ async def test_a_role_opens_the_methods_that_need_it(envoys: Envoys, client: grp
     stream.cancel()
 
 
+async def test_a_list_of_roles_is_no_role(envoys: Envoys, client: grpc.aio.Channel) -> None:
+    """Services understand one role as a text; the gateway must not believe what they would not."""
+    expiry = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=15)
+    claims = {"iss": ISSUER, "sub": SUBJECT, "aud": "test", "exp": expiry, "role": ["operator"]}
+    token = jwt.encode(claims, envoys.token_key.private_key, "ES256", {"kid": envoys.token_key.key_id})
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.unary_stream(WATCH)(b"", metadata=(("authorization", f"Bearer {token}"),), timeout=5).read()
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
 async def test_what_is_not_exposed_does_not_exist(envoys: Envoys, client: grpc.aio.Channel) -> None:
     for method in ("EchoService/Hidden", "DeepService/Say", "/a.B/C", "/echo.v1.EchoService/say"):
         error = await failure(client, method, metadata=bearer(envoys))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -28,12 +30,19 @@ def current_file(manifest: Path) -> Path:
 
 
 def read_current(manifest: Path) -> dict[str, Any]:
-    """Read how to reach the supervisor of a manifest. Raises NotRunningError."""
+    """Read how to reach the supervisor of a manifest.
+
+    Raises NotRunningError, and ControlError when one runs and the file that tells how to reach it is damaged.
+    """
+    path = current_file(manifest)
     try:
-        current = json.loads(current_file(manifest).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError) as error:
+        current = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
         raise NotRunningError("the mesh is not running") from error
-    assert isinstance(current, dict)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path) from error
+    if not isinstance(current, dict) or type(current.get("pid")) is not int or not _is_path(current.get("control")):
+        raise _damaged(path)
     return current
 
 
@@ -56,7 +65,7 @@ def call(
 
 def stop(manifest: Path) -> str:
     """Stop the mesh and return when its supervisor is gone. Raises NotRunningError and ControlError."""
-    pid = int(read_current(manifest)["pid"])
+    pid: int = read_current(manifest)["pid"]
     result = str(call(manifest, {"command": "down"}))
     for _ in range(int(EXIT_TIMEOUT_S / EXIT_POLL_S)):
         if not is_alive(pid):
@@ -72,6 +81,49 @@ def is_alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state not in {"Z", "X"}
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and "\0" not in value
+
+
+def _damaged(path: Path) -> NotRunningError | ControlError:
+    """Say what a damaged file means; the lock tells whether there is a supervisor that it should lead to."""
+    if not _is_locked(path.with_name("lock")):
+        return NotRunningError(f"the mesh is not running; {path} is damaged: remove it, or let `nipmesh up` replace it")
+    pids = " ".join(map(str, _recorded_supervisors(path.with_name("runs")))) or "PID"
+    return ControlError(
+        f"{path} is damaged, and a supervisor runs that cannot be reached without it: "
+        f"end it with `kill {pids}`, it stops the mesh in good order; then `nipmesh up` again"
+    )
+
+
+def _is_locked(lock: Path) -> bool:
+    """Tell whether a supervisor holds the lock of the mesh."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _recorded_supervisors(runs: Path) -> list[int]:
+    """Find the living supervisors that the records of runs name."""
+    found = []
+    for record in sorted(runs.glob("*.json")):
+        try:
+            pid = json.loads(record.read_text(encoding="utf-8"))["supervisor"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            continue
+        if type(pid) is int and is_alive(pid):
+            found.append(pid)
+    return found
 
 
 def _messages(manifest: Path, request: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -132,6 +132,8 @@ def parse_request(line: bytes) -> Request:
         request = json.loads(line)
     except ValueError as error:
         raise RequestError(f"not a JSON object: {error}") from error
+    except RecursionError as error:
+        raise RequestError("not a JSON object that a request could be: nested too deeply") from error
     if not isinstance(request, dict) or not isinstance(request.get("command"), str):
         raise RequestError('a request is an object with a "command"')
     return request

@@ -17,7 +17,7 @@ from cryptography import x509
 
 from generator.model import Mesh, SocketAddress
 from generator.outputs.local.binary import EnvoyNotFoundError, envoy_version, find_envoy
-from generator.outputs.local.client import NotRunningError, read_current
+from generator.outputs.local.client import ControlError, NotRunningError, read_current
 from generator.outputs.local.inotify import instances_limit, instances_needed, shortage
 from generator.outputs.local.paths import (
     SOCKET_PATH_BYTES_MAX,
@@ -25,7 +25,7 @@ from generator.outputs.local.paths import (
     socket_bases,
     socket_path_length,
 )
-from generator.outputs.local.ports import can_listen
+from generator.outputs.local.ports import can_listen, host_and_port
 from generator.pki.store import CERTIFICATE, DATA_LINK
 
 PYTHON_MIN, PYTHON_MAX = (3, 11), (3, 13)
@@ -171,8 +171,9 @@ def check_gateway_port(manifest: Path, mesh: Mesh) -> Check:
     """Tell whether the gateway's port is free, or ours already."""
     if mesh.gateway is None:
         return Check(level=Level.OK, subject="gateway port", found="the mesh has no gateway")
-    address = f"{mesh.gateway.listen_host}:{mesh.gateway.listen_port}"
-    if not can_listen(SocketAddress(host=mesh.gateway.listen_host, port=mesh.gateway.listen_port)):
+    listen = SocketAddress(host=mesh.gateway.listen_host, port=mesh.gateway.listen_port)
+    address = host_and_port(listen)
+    if not can_listen(listen):
         return _taken(manifest, address)
     return Check(level=Level.OK, subject="gateway port", found=f"{address} is free")
 
@@ -220,9 +221,9 @@ def _running_gateway(manifest: Path) -> str | None:
     """Give the gateway address of the supervisor that runs for this manifest; None when none runs."""
     try:
         current = read_current(manifest)
-    except NotRunningError:
+    except (NotRunningError, ControlError):
         return None
-    return str(current["gateway"]) if Path(f"/proc/{current['pid']}").exists() else None
+    return str(current.get("gateway")) if Path(f"/proc/{current['pid']}").exists() else None
 
 
 def _taken(manifest: Path, address: str) -> Check:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from generator.model import Address, GeneratedSecret, Mesh, ReplicaPlacement, Service, UnixAddress
 from generator.outputs.local.paths import StatePaths
+from generator.outputs.local.ports import host_and_port
 from generator.pki import PrivateBytes, private_directory, write_private
 
 DRAIN_GRACE_S = 10
@@ -71,7 +72,7 @@ def materialize_secrets(service: Service, paths: StatePaths, manifest_directory:
 
 def target(address: Address) -> str:
     """Write an address as a gRPC target."""
-    return f"unix:{address.path}" if isinstance(address, UnixAddress) else f"{address.host}:{address.port}"
+    return f"unix:{address.path}" if isinstance(address, UnixAddress) else host_and_port(address)
 
 
 def read_environment_file(path: Path) -> dict[str, str]:

@@ -33,6 +33,6 @@ def locked(paths: StatePaths) -> Iterator[None]:
 def _who_runs(paths: StatePaths) -> str:
     try:
         current = json.loads(paths.current.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
-    return f" (process {current['pid']}, gateway {current['gateway']})"
+        return f" (process {current['pid']}, gateway {current['gateway']})"
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ""  # damaged: `nipmesh status` says so

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from generator.model import (
@@ -58,7 +59,8 @@ class Placer:
         )
 
     def release(self, replica: ReplicaPlacement) -> None:
-        """Give a removed replica's ports back."""
+        """Give a removed replica's ports back and remove its socket folder."""
+        shutil.rmtree(self._sockets / replica.name, ignore_errors=True)
         for address in (replica.app, replica.egress, replica.inbound, replica.scrape):
             if isinstance(address, SocketAddress):
                 self._ports.release(address)

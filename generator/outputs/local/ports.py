@@ -21,7 +21,11 @@ PORT_MAX = 31_999
 
 
 class PortError(Exception):
-    """A port is taken, or none is free."""
+    """A port cannot be had, or none is free; `number` is the system's error, if there was one."""
+
+    def __init__(self, message: str, number: int | None = None) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class PortPool:
@@ -54,7 +58,7 @@ class PortPool:
             self._hold(address, is_shared=False)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not can_listen(address):
-                raise PortError(f"{address.host}:{address.port}: {error.strerror}") from error
+                raise PortError(f"{host_and_port(address)}: {error.strerror}", error.errno) from error
             self._hold(address, is_shared=True)
 
     def _hold(self, address: SocketAddress, *, is_shared: bool) -> None:
@@ -91,6 +95,12 @@ def can_listen(address: SocketAddress) -> bool:
         except OSError:
             return False
     return True
+
+
+def host_and_port(address: SocketAddress) -> str:
+    """Write an address as people and gRPC do: an IPv6 host stands in brackets."""
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{host}:{address.port}"
 
 
 def family_of(address: SocketAddress) -> socket.AddressFamily:

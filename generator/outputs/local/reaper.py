@@ -25,6 +25,10 @@ STAT_START = 19
 """Positions in /proc/<pid>/stat after the command's closing parenthesis (proc_pid_stat(5): fields 5 and 22)."""
 
 
+class DamagedRecordError(Exception):
+    """A record is not what a supervisor writes; nothing was done about it."""
+
+
 def stat_fields(pid: int) -> list[str] | None:
     """Read the fields of /proc/<pid>/stat that follow the command; None when there is no such process."""
     try:
@@ -66,9 +70,12 @@ def kill_recorded(pid: int, started: int) -> list[int]:
 
 
 def sweep(record: Path) -> int:
-    """Kill what the record names, remove its socket folder and the record; give how many processes were killed."""
+    """Kill what the record names, remove its socket folder and the record; give how many processes were killed.
+
+    Raises DamagedRecordError.
+    """
     try:
-        document: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        document = read_record(record)
     except FileNotFoundError:
         return 0
     victims = [victim for entry in document["processes"] for victim in kill_recorded(entry["pid"], entry["started"])]
@@ -83,12 +90,34 @@ def sweep(record: Path) -> int:
     return len(victims)
 
 
+def read_record(record: Path) -> dict[str, Any]:
+    """Read a record whole or not at all. Raises FileNotFoundError and DamagedRecordError."""
+    try:
+        document = json.loads(record.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedRecordError(f"{record} is no JSON") from error
+    if not isinstance(document, dict) or not _is_record(document):
+        raise DamagedRecordError(f"{record} lacks what a record holds")
+    return document
+
+
+def _is_record(document: dict[str, Any]) -> bool:
+    processes, texts = document.get("processes"), (document.get("sockets"), document.get("current"))
+    numbers: list[object] = [document.get("supervisor")]
+    if not isinstance(processes, list) or not all(isinstance(entry, dict) for entry in processes):
+        return False
+    for entry in processes:
+        numbers += [entry.get("pid"), entry.get("started")]
+    return all(isinstance(text, str) for text in texts) and all(type(number) is int for number in numbers)
+
+
 def remove_pointer(current: Path, supervisor: int) -> None:
     """Remove the file that says how to reach the supervisor, unless it speaks of another one by now."""
     try:
-        if json.loads(current.read_text(encoding="utf-8")).get("pid") == supervisor:
+        document = json.loads(current.read_text(encoding="utf-8"))
+        if isinstance(document, dict) and document.get("pid") == supervisor:
             current.unlink()
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -15,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
-from generator.model import Mesh
+from generator.model import Mesh, SocketAddress
 from generator.model.overrides import Overrides
 from generator.outputs.local.certificates import CertificateKeeper
 from generator.outputs.local.control import Control
@@ -25,7 +26,7 @@ from generator.outputs.local.inotify import shortage
 from generator.outputs.local.lock import UpError
 from generator.outputs.local.paths import SocketPathError, StatePaths, make_socket_directory
 from generator.outputs.local.placing import Placer
-from generator.outputs.local.ports import PortError, PortPool
+from generator.outputs.local.ports import PortError, PortPool, host_and_port
 from generator.outputs.local.record import Reaper, RunRecord, sweep_old_runs
 from generator.outputs.local.rotation import Board
 from generator.outputs.local.supervisor import Setup, Supervisor, manifest_digest
@@ -35,6 +36,14 @@ from generator.resources import ResourceError
 RUN_ID_BYTES = 4
 Display = Callable[[Supervisor], Coroutine[None, None, None]]
 """Shows the state of a run until it is cancelled."""
+REAPER_CHECK_S = 1.0
+"""How soon a reaper that was killed is replaced: until then nobody cleans up after a supervisor that is killed too."""
+PORT_CAUSES = {
+    errno.EADDRINUSE: "another program has this port; stop it, or use --gateway-listen 127.0.0.1:PORT",
+    errno.EADDRNOTAVAIL: "this machine has no such address; use one that it has, e.g. --gateway-listen 127.0.0.1:PORT",
+    errno.EACCES: "this user may not listen there; use a port from 1024 on, e.g. --gateway-listen 127.0.0.1:8080",
+}
+"""What the system's refusal of a port means, and what helps."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -79,6 +88,7 @@ class Run:
         await self._supervisor.start()
         waiting = asyncio.create_task(self._stop.wait())
         starting = asyncio.create_task(self._until_ready())
+        guarding = asyncio.create_task(keep_reaper(self._reaper, self.journal))
         try:
             await asyncio.wait({waiting, starting}, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
@@ -88,6 +98,7 @@ class Run:
         finally:
             waiting.cancel()
             starting.cancel()
+            guarding.cancel()
             if not self.killed:
                 await self._supervisor.stop()
 
@@ -163,9 +174,24 @@ class Run:
 
     def _write_current(self) -> None:
         gateway = self._request.mesh.gateway
-        address = "none" if gateway is None else f"{gateway.listen_host}:{gateway.listen_port}"
+        address = "none"
+        if gateway is not None:
+            address = host_and_port(SocketAddress(host=gateway.listen_host, port=gateway.listen_port))
         current = {"pid": os.getpid(), "control": str(self._sockets / "control.sock"), "gateway": address}
         write_private(self._paths.current, json.dumps(current | {"mesh": self._request.mesh.name}).encode())
+
+
+async def keep_reaper(reaper: Reaper, journal: Journal) -> None:
+    """Replace the reaper whenever it is gone, until cancelled."""
+    while True:
+        await asyncio.sleep(REAPER_CHECK_S)
+        try:
+            is_new = reaper.replace_dead()
+        except OSError as error:
+            journal.tell("reaper-failed", f"the reaper is gone, and another does not start: {error}; tried again")
+            continue
+        if is_new:
+            journal.tell("reaper", f"the reaper was gone; process {reaper.pid} replaces it")
 
 
 def key_set(mesh: Mesh, paths: StatePaths, manifest_directory: Path) -> str | None:
@@ -205,7 +231,7 @@ async def run_mesh(
 async def opened(request: Request, journal: Journal) -> AsyncIterator[Run]:
     """Open a run and close it whatever happens. Raises UpError when there is no room for it."""
     paths = StatePaths.beside(request.manifest)
-    swept = sweep_old_runs(paths.runs)
+    swept = sweep_old_runs(paths.runs, lambda record: journal.tell("damaged", describe_damaged(record)))
     if swept:
         journal.tell("swept", f"killed {swept} processes that an earlier run left")
     missing = shortage(request.mesh)
@@ -228,9 +254,13 @@ async def opened(request: Request, journal: Journal) -> AsyncIterator[Run]:
 
 def explain(error: Exception) -> str:
     """Say what an error means for the user."""
-    if isinstance(error, PortError):
-        return f"{error}: another program has this port; stop it, or use --gateway-listen 127.0.0.1:PORT"
-    return str(error)
+    cause = PORT_CAUSES.get(error.number or 0) if isinstance(error, PortError) else None
+    return str(error) if cause is None else f"{error}: {cause}"
+
+
+def describe_damaged(record: Path) -> str:
+    """Say what became of a record that cannot be read."""
+    return f"an earlier run's record was unreadable and is now {record}; look for processes of it, then remove it"
 
 
 def _workload_names(mesh: Mesh) -> tuple[str, ...]:

@@ -40,13 +40,35 @@ def test_what_the_command_line_opens_is_checked_too(check: Checker) -> None:
     assert sorted(codes(analysis)) == ["NM407", "NM408"]
 
 
-def test_no_authentication_is_a_note_here_and_a_warning_on_the_network(check: Checker) -> None:
+def test_no_authentication_is_a_warning_wherever_the_gateway_listens(check: Checker) -> None:
     text = "mesh: m\nprotos: [protos]\nservices: {stock: {run: x, serves: [StockService]}}\n"
     text += "gateway: {listen: LISTEN, expose: {stock: [StockService/*]}}\n"
-    (note,) = check(("LISTEN", "127.0.0.1:80"), text=text).findings
-    assert (note.code, note.severity) == ("NM406", Severity.NOTE)
-    warning = next(item for item in check(("LISTEN", "10.0.0.1:80"), text=text).findings if item.code == "NM406")
-    assert warning.severity is Severity.WARNING
+    for listen in ("127.0.0.1:80", "10.0.0.1:80"):
+        warning = next(item for item in check(("LISTEN", listen), text=text).findings if item.code == "NM406")
+        assert warning.severity is Severity.WARNING
+
+
+EXPOSE = "    orders: [shop.v1.OrderService/*, AdminService/*]\n"
+CALL = "      stock: [StockService/Reserve]\n"
+
+
+def test_an_exposed_service_of_which_other_services_call_every_method_is_a_warning(check: Checker) -> None:
+    exposed = (EXPOSE, EXPOSE + "    stock: [StockService/Reserve]\n")
+    analysis = check(exposed, (CALL, "      stock: [StockService/*]\n"))
+    (finding,) = analysis.findings
+    assert analysis.mesh is not None
+    assert (finding.code, finding.severity, finding.line) == ("NM410", Severity.WARNING, 19)
+    assert finding.message == "stock.v1.StockService is exposed"
+    assert "`orders`" in finding.fix
+
+
+def test_a_method_that_only_users_call_makes_an_exposed_service_theirs(check: Checker) -> None:
+    assert codes(check((EXPOSE, EXPOSE + "    stock: [StockService/*]\n"))) == []
+
+
+def test_what_a_service_calls_of_itself_does_not_make_it_internal(check: Checker) -> None:
+    own = (CALL, CALL + "      orders: [AdminService/*]\n")
+    assert codes(check(own)) == ["NM311"]
 
 
 def test_tls_files_must_exist_and_the_key_be_private(check: Checker, tmp_path: Path) -> None:

@@ -117,3 +117,15 @@ def test_explain_of_something_unknown_suggests_the_nearest() -> None:
     result = run("-f", MANIFEST, "explain", "payment/PayInvoce")
     assert result.exit_code == 1
     assert "did you mean `payment/PayInvoice`?" in result.output
+
+
+def test_a_damaged_token_key_is_named_with_its_mend(tmp_path: Path) -> None:
+    manifest = (ROOT / "mesh.yaml").read_text(encoding="utf-8").replace("[protos]", f"[{ROOT / 'protos'}]")
+    (tmp_path / "mesh.yaml").write_text(manifest, encoding="utf-8")
+    key = tmp_path / ".nipmesh" / "pki" / "token" / "token.key"
+    key.parent.mkdir(parents=True, mode=0o700)
+    key.write_text("bad", encoding="utf-8")
+    result = run("--file", str(tmp_path / "mesh.yaml"), "token")
+    assert result.exit_code == 1
+    assert result.output.startswith(f"{key} holds no readable P-256 key; remove it")
+    assert result.output.count("\n") == 1

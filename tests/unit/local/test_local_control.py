@@ -1,15 +1,19 @@
 """What the control socket and its client take and refuse, without a mesh."""
 
+import contextlib
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from generator.cli.main import main
 from generator.outputs.local.client import ControlError, NotRunningError, call, current_file, is_alive, read_current
 from generator.outputs.local.control import RequestError, integer, parse_request, text
 from generator.outputs.local.detach import Outcome, send_outcome
@@ -26,7 +30,9 @@ def test_nonsense_is_refused_and_nothing_else(line: bytes) -> None:
     assert isinstance(request["command"], str)
 
 
-@pytest.mark.parametrize("line", [b"", b"[]", b"null", b"{}", b'{"command": 1}', b'{"command"', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "line", [b"", b"[]", b"null", b"{}", b'{"command": 1}', b'{"command"', b"\xff\xfe", b"[" * 60_000]
+)
 def test_what_is_no_request_is_refused(line: bytes) -> None:
     with pytest.raises(RequestError):
         parse_request(line)
@@ -113,3 +119,45 @@ def test_a_reader_that_is_gone_does_not_matter(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     theirs.close()
     send_outcome(ours.detach(), Outcome(is_ready=True, reason=""))
+
+
+DAMAGED = [
+    "",
+    "[]",
+    "{}",
+    "null",
+    '{"pid"',
+    '{"pid": "x"}',
+    '{"pid": 1}',
+    '{"pid": true, "control": "c"}',
+    "[" * 60_000,
+]
+MEND = {False: (3, 0, "the mesh is not running; "), True: (1, 1, "end it with `kill ")}
+"""Exit codes of `status` and `down` and what both say, by whether a supervisor runs."""
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+@pytest.mark.parametrize("runs", MEND)
+def test_a_damaged_state_file_is_named_with_its_mend(tmp_path: Path, content: str, runs: bool) -> None:
+    paths = StatePaths(root=tmp_path / ".nipmesh")
+    paths.make()
+    paths.current.write_text(content)
+    (paths.runs / "a.json").write_text(json.dumps({"supervisor": os.getpid()}))
+    (paths.runs / "b.json").write_text("[]")
+    status_code, down_code, words = MEND[runs]
+    with locked(paths) if runs else contextlib.nullcontext():
+        for command, code in (("status", status_code), ("down", down_code)):
+            done = CliRunner().invoke(main, ["--file", str(tmp_path / "mesh.yaml"), command])
+            assert (done.exit_code, done.output.count("\n")) == (code, 1), done.output
+            assert str(paths.current) in done.output
+            assert words in done.output
+            assert (f"kill {os.getpid()}`" in done.output) == runs
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "nonsense"])
+def test_a_second_supervisor_is_refused_whatever_the_state_file_holds(tmp_path: Path, content: str) -> None:
+    paths = StatePaths(root=tmp_path / ".nipmesh")
+    with locked(paths):
+        paths.current.write_text(content)
+        with pytest.raises(UpError, match="already running; stop it"), locked(paths):
+            raise AssertionError("two of them")

@@ -69,7 +69,7 @@ def test_a_clock_before_our_own_authority_is_wrong(paths: StatePaths) -> None:
 def test_expired_certificates_matter_only_while_a_mesh_runs(tmp_path: Path, paths: StatePaths) -> None:
     later = now() + dt.timedelta(hours=2)
     assert set(levels(list(doctor.check_certificates(tmp_path / "mesh.yaml", paths, later)))) == {Level.OK}
-    paths.current.write_text('{"pid": 1, "gateway": "x"}')
+    paths.current.write_text('{"pid": 1, "control": "/c", "gateway": "x"}')
     checks = list(doctor.check_certificates(tmp_path / "mesh.yaml", paths, later))
     assert levels(checks) == [Level.OK, Level.FAIL]
     assert "echo-0" in checks[1].found
@@ -97,7 +97,7 @@ def test_a_taken_gateway_port_is_a_failure_unless_it_is_ours(tmp_path: Path, pat
         port = server.getsockname()[1]
         taken = replace(mesh, gateway=replace(mesh.gateway, listen_port=port))
         assert doctor.check_gateway_port(tmp_path / "mesh.yaml", taken).level is Level.FAIL
-        paths.current.write_text('{"pid": 1, "gateway": "127.0.0.1:%d"}' % port)  # noqa: UP031
+        paths.current.write_text('{"pid": 1, "control": "/c", "gateway": "127.0.0.1:%d"}' % port)  # noqa: UP031
         assert doctor.check_gateway_port(tmp_path / "mesh.yaml", taken).level is Level.OK
 
 

@@ -1,12 +1,17 @@
 """Ports are free, held, and given back."""
 
+import errno
 import socket
 from pathlib import Path
 
 import pytest
 
-from generator.model import SocketAddress
-from generator.outputs.local.ports import PORT_MAX, PORT_MIN, PortError, PortPool, can_listen
+from generator.model import Service, SocketAddress
+from generator.outputs.local.environment import target
+from generator.outputs.local.paths import StatePaths
+from generator.outputs.local.placing import Placer
+from generator.outputs.local.ports import PORT_MAX, PORT_MIN, PortError, PortPool, can_listen, host_and_port
+from generator.outputs.local.running import explain
 
 
 def plain_bind(address: SocketAddress) -> bool:
@@ -76,4 +81,40 @@ def test_released_ports_can_be_taken_again(tmp_path: Path) -> None:
     address = pool.take()
     pool.release(address)
     pool.hold(address)
+    pool.close()
+
+
+def test_the_true_cause_of_a_refused_port_is_told(tmp_path: Path) -> None:
+    pool = PortPool(tmp_path)
+    with pytest.raises(PortError) as refused:
+        pool.hold(SocketAddress(host="198.51.100.1", port=28_080))
+    assert explain(refused.value).startswith("198.51.100.1:28080: ")
+    assert "this machine has no such address" in explain(refused.value)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(PortError) as refused:
+        pool.hold(SocketAddress(host="127.0.0.1", port=server.getsockname()[1]))
+    assert "another program has this port" in explain(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.EACCES, "may not listen"), (errno.EPERM, "refused"), (None, "refused")]
+)
+def test_only_what_is_known_is_said(number: int | None, words: str) -> None:
+    said = explain(PortError("refused", number))
+    assert words in said
+    assert "another program" not in said
+
+
+def test_an_ipv6_host_stands_in_brackets() -> None:
+    assert host_and_port(SocketAddress(host="::1", port=80)) == target(SocketAddress(host="::1", port=80)) == "[::1]:80"
+    assert host_and_port(SocketAddress(host="127.0.0.1", port=80)) == "127.0.0.1:80"
+
+
+def test_a_removed_replica_leaves_no_socket_folder(short_folder: Path, echo_service: Service) -> None:
+    pool = PortPool(short_folder)
+    placer = Placer(StatePaths(root=short_folder / "state"), short_folder, pool)
+    kept, removed = placer.place_replica(echo_service, 0), placer.place_replica(echo_service, 1)
+    (removed.admin.path).touch()
+    placer.release(removed)
+    assert [path.name for path in short_folder.glob("echo-*")] == [kept.name]
+    assert placer.place_replica(echo_service, 1).admin.path.parent.is_dir()
     pool.close()

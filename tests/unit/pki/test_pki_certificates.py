@@ -14,7 +14,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from generator.pki import Authority, PrivateBytes, installed_leaf, issue_leaf, publish_leaf, write_private
+from generator.pki import (
+    Authority,
+    DamagedFileError,
+    PrivateBytes,
+    installed_leaf,
+    issue_leaf,
+    publish_leaf,
+    write_private,
+)
 from generator.pki.authority import BACKDATE, LIFETIME, RENEW_BEFORE_END
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -155,3 +163,23 @@ def test_private_bytes_show_nothing(tmp_path: Path) -> None:
     leaf = issue_leaf(authority, identity=IDENTITY, lifetime=HOUR, now=NOW)
     assert "PRIVATE KEY" not in repr(leaf)
     assert "[redacted]" in repr(authority)
+
+
+@pytest.mark.parametrize("suffix", [".crt", ".key"])
+def test_a_damaged_authority_is_named_with_its_mend(tmp_path: Path, suffix: str) -> None:
+    Authority.open(tmp_path, "nip.mesh", NOW)
+    (damaged,) = tmp_path.glob(f"*{suffix}")
+    damaged.write_text("bad")
+    with pytest.raises(DamagedFileError, match=f"{damaged} holds no readable .*; remove {damaged.stem}"):
+        Authority.open(tmp_path, "nip.mesh", NOW)
+    for path in tmp_path.glob("authority-*"):
+        path.unlink()
+    assert Authority.open(tmp_path, "nip.mesh", NOW).keys
+
+
+def test_a_certificate_without_its_key_is_named_with_its_mend(tmp_path: Path) -> None:
+    Authority.open(tmp_path, "nip.mesh", NOW)
+    (key,) = tmp_path.glob("*.key")
+    key.unlink()
+    with pytest.raises(DamagedFileError, match=f"{key} is missing; remove {key.stem}"):
+        Authority.open(tmp_path, "nip.mesh", NOW)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from generator.pki import TokenClaims, TokenKey
+from generator.pki import DamagedFileError, TokenClaims, TokenKey
 
 
 def now() -> dt.datetime:
@@ -61,6 +63,20 @@ def test_another_key_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_key_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "token.key").write_text("nonsense")
-    with pytest.raises(ValueError, match=r".+"):
-        TokenKey.open(tmp_path / "token.key")
+    path = tmp_path / "token.key"
+    path.write_text("nonsense")
+    with pytest.raises(DamagedFileError, match=rf"{path} holds no readable P-256 key; remove it"):
+        TokenKey.open(path)
+    path.unlink()
+    assert TokenKey.open(path).key_id
+
+
+def test_a_key_of_another_kind_or_behind_a_password_is_an_error(tmp_path: Path) -> None:
+    path, key = tmp_path / "token.key", ec.generate_private_key(ec.SECP256R1())
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    locked = key.private_bytes(pem, pkcs8, serialization.BestAvailableEncryption(b"x"))
+    other = ec.generate_private_key(ec.SECP384R1()).private_bytes(pem, pkcs8, serialization.NoEncryption())
+    for content in (locked, other):
+        path.write_bytes(content)
+        with pytest.raises(DamagedFileError, match=str(path)):
+            TokenKey.open(path)
