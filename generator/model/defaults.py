@@ -175,9 +175,10 @@ def pending_requests_max(replica_count: int) -> Decided[int]:
 
 
 def requests_max(replica_count: int) -> Decided[int]:
-    """Limit the calls and streams of one caller's sidecar that run at once."""
+    """Limit the unary calls of one caller's sidecar that run at once; streams have half as many of their own."""
     value = REQUESTS_PER_REPLICA * replica_count
-    return Decided(value=value, reason=f"{REQUESTS_PER_REPLICA} per replica, open streams included; more fail at once")
+    reason = f"{REQUESTS_PER_REPLICA} per replica, and half as many streams beside them; more fail at once"
+    return Decided(value=value, reason=reason)
 
 
 def retry_budget_percent(replica_count: int) -> Decided[int]:
