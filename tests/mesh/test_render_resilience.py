@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
 
+from support import mortal_app
 from support.envoys import Envoys, call
 
 pytestmark = [pytest.mark.mesh, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -76,10 +79,25 @@ async def recover(envoys: Envoys) -> None:
     await envoys.until(lambda: envoys.healthy("front-0"), "echo-0 is not healthy", 30)
 
 
-async def test_an_application_that_dies_costs_no_idempotent_call(envoys: Envoys) -> None:
-    load = Load(envoys, "EchoService/Say")
-    await load.during(envoys.applications["echo-0"].stop)
-    await envoys.applications["echo-0"].start()
+async def test_an_application_that_is_killed_costs_no_idempotent_call(envoys: Envoys) -> None:
+    replaced = envoys.applications["echo-0"]
+    await replaced.stop()
+    Path(replaced.listen.removeprefix("unix:")).unlink(missing_ok=True)
+    mortal = await asyncio.create_subprocess_exec(sys.executable, mortal_app.__file__, replaced.listen)
+    try:
+        await recover(envoys)
+        load = Load(envoys, "EchoService/Say")
+
+        async def kill() -> None:
+            mortal.kill()
+            await mortal.wait()
+
+        await load.during(kill)
+    finally:
+        if mortal.returncode is None:
+            mortal.kill()
+            await mortal.wait()
+        await replaced.start()
     assert load.failures == {}
     assert load.done > 500
     await recover(envoys)
