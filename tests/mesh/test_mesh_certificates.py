@@ -119,6 +119,12 @@ def test_a_certificate_of_the_mesh_is_let_in(mesh: RunningMesh) -> None:
     assert tls_alert(inbound(mesh, "payment"), context) is None
 
 
+def test_a_leaf_made_here_is_refused_for_what_is_wrong_with_it_alone(mesh: RunningMesh, tmp_path: Path) -> None:
+    authority = mesh.directory / ".nipmesh" / "pki"
+    paths = leaf(tmp_path, "spiffe://nip.mesh/service/invoice", authority=authority)
+    assert tls_alert(inbound(mesh, "payment"), client_context(*paths)) is None
+
+
 @pytest.mark.parametrize(
     ("identity", "own_authority", "expired"),
     [
