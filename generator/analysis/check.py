@@ -8,21 +8,26 @@ from pathlib import Path
 from generator.analysis.files import check_services_files
 from generator.analysis.gateway import check_gateway, check_internal
 from generator.analysis.linking import link
+from generator.analysis.policies import check_edges, check_policies
 from generator.analysis.services import (
     check_circles,
     check_deadlines,
+    check_externals,
     check_lifetime,
     check_listens,
     check_names,
     check_overrides,
     check_reachable,
+    check_versions,
 )
+from generator.analysis.traffic import check_traffic
 from generator.catalog import compile_catalog
 from generator.manifest import Finding, Manifest, Reporter, load_manifest
 from generator.model import Mesh
 from generator.model.links import Links
 from generator.model.overrides import Overrides
-from generator.model.resolve import Decision, resolve
+from generator.model.recording import Decision
+from generator.model.resolve import resolve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +58,20 @@ def analyse(manifest: Manifest, base: Path, reporter: Reporter, overrides: Overr
     check_listens(manifest, overrides, reporter)
     check_lifetime(manifest, reporter)
     check_services_files(manifest, base, reporter)
+    check_versions(manifest, reporter)
+    check_externals(manifest, base, reporter)
     links = None if catalog is None else link(manifest, catalog, reporter)
     check_gateway(manifest, links, base, overrides, reporter)
     if links is not None:
+        check_policies(links, reporter)
+        check_traffic(manifest, links, reporter)
         _check_graph(manifest, links, reporter)
     if reporter.has_errors or catalog is None or links is None:
         return Analysis(mesh=None, findings=reporter.sorted())
     resolution = resolve(manifest, links, catalog.descriptor_set, base, overrides)
+    check_edges(resolution.mesh, links, reporter)
+    if reporter.has_errors:
+        return Analysis(mesh=None, findings=reporter.sorted())
     return Analysis(mesh=resolution.mesh, findings=reporter.sorted(), decisions=resolution.decisions)
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from generator.analysis.layers import about_calls, flatten, merged, method_layers
 from generator.analysis.references import Directory, find_methods, find_service
 from generator.catalog import Catalog
+from generator.catalog.fields import has_hashable_field
 from generator.manifest.finding import Reporter, did_you_mean, quoted
-from generator.manifest.types import GatewayEntry, Manifest, ServiceEntry, Traffic
+from generator.manifest.traffic import ExternalTraffic, Traffic
+from generator.manifest.types import CallsEntry, ExternalEntry, GatewayEntry, Manifest, ServiceEntry
 from generator.manifest.values import Entry, Located
-from generator.model import Method, StreamingKind
-from generator.model.links import Links, MethodChoice
+from generator.model import Method
+from generator.model.links import Layer, Layers, Level, Links
 from generator.model.mesh import GATEWAY
-from generator.model.resolve import chosen_of
 
 IMPLICIT_PREFIXES = ("grpc.health.v1.", "grpc.reflection.")
 """Every gRPC process answers these for itself; they are no service of a mesh."""
 
 Methods = tuple[Method, ...]
-References = tuple[Entry[tuple[Located[str], ...]], ...]
+References = tuple[Entry[CallsEntry], ...]
+NOBODY = Reporter(path="", lines=())
+"""Takes findings that follow from others."""
 
 
 def link(manifest: Manifest, catalog: Catalog, reporter: Reporter) -> Links:
@@ -37,37 +41,70 @@ class _Linker:
     def __init__(self, manifest: Manifest, catalog: Catalog, reporter: Reporter) -> None:
         self.manifest, self.catalog, self.reporter = manifest, catalog, reporter
         self.entries: dict[str, ServiceEntry] = {entry.key.value: entry.value for entry in manifest.services}
+        self.externals: dict[str, ExternalEntry] = {entry.key.value: entry.value for entry in manifest.external}
         self.incomplete: set[str] = {name for name, entry in self.entries.items() if "serves" in entry.broken}
+        self.incomplete |= {name for name, entry in self.externals.items() if "serves" in entry.broken}
+        self.versions = self._versions()
         self.directory = Directory(catalog=catalog.services, servers=self._servers())
 
     def link(self) -> Links:
         """See the module's function."""
         gateway = self.manifest.gateway
         exposes = self._references(GATEWAY, gateway.expose) if gateway else {}
-        calls = {name: self._references(name, entry.calls) for name, entry in self.entries.items()}
+        found = {name: self._references(name, entry.calls) for name, entry in self.entries.items()}
+        inside = {name: self._those_in(targets, self.entries) for name, targets in found.items()}
+        outside = {name: self._those_in(targets, self.externals) for name, targets in found.items()}
+        layers = self._layers(inside | {GATEWAY: exposes}, outside)
         return Links(
-            served={name: self._served(name) for name in self.entries},
-            calls={name: targets for name, targets in calls.items() if targets},
+            served={name: self._served(name) for name in (*self.entries, *self.externals)},
+            calls=self._of_versions({name: targets for name, targets in inside.items() if targets}),
+            external_calls=self._of_versions({name: targets for name, targets in outside.items() if targets}),
             exposes=exposes,
             public=self._public(gateway, exposes),
             roles=self._roles(gateway, exposes),
-            choices={name: self._choices(name, entry) for name, entry in self.entries.items()},
+            versions=self.versions,
+            layers=layers,
+            field_methods=self._field_methods(layers),
         )
+
+    def _those_in(self, targets: Mapping[str, Methods], names: Mapping[str, object]) -> dict[str, Methods]:
+        return {callee: methods for callee, methods in targets.items() if callee in names}
+
+    def _versions(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, list[str]] = {}
+        for name, entry in sorted(self.entries.items()):
+            if entry.version_of is not None and entry.version_of.value in self.entries:
+                found.setdefault(entry.version_of.value, []).append(name)
+        return {name: tuple(others) for name, others in found.items()}
+
+    def _of_versions(self, calls: dict[str, dict[str, Methods]]) -> dict[str, dict[str, Methods]]:
+        """Versions call what their service calls."""
+        for name, others in self.versions.items():
+            if name in calls:
+                calls |= dict.fromkeys(others, calls[name])
+        return calls
+
+    def _owner(self, name: str) -> str:
+        """The service of which this is a version; itself when it is none."""
+        entry = self.entries.get(name)
+        return entry.version_of.value if entry is not None and entry.version_of is not None else name
 
     def _servers(self) -> dict[str, str]:
         servers: dict[str, Located[str]] = {}
         owners: dict[str, str] = {}
-        for entry in self.manifest.services:
-            for written in entry.value.serves:
+        lists = [(entry.key.value, entry.value.serves) for entry in self.manifest.services]
+        lists += [(entry.key.value, entry.value.serves) for entry in self.manifest.external]
+        for owner, serves in lists:
+            for written in serves:
                 name = self._protobuf_service(written)
                 if name is None:
-                    self.incomplete.add(entry.key.value)
+                    self.incomplete.add(owner)
                     continue
                 if name in owners:
                     self._served_twice(written, name, owners[name], servers[name])
-                    self.incomplete.add(entry.key.value)
+                    self.incomplete.add(owner)
                     continue
-                servers[name], owners[name] = written, entry.key.value
+                servers[name], owners[name] = written, owner
         return owners
 
     def _protobuf_service(self, written: Located[str]) -> str | None:
@@ -84,7 +121,7 @@ class _Linker:
         self.reporter.report("NM304", written.position, f"{name} is served twice", cause=cause, fix=fix)
 
     def _served(self, name: str) -> Methods:
-        served = self.directory.served_by(name)
+        served = self.directory.served_by(self._owner(name))
         return ordered({method for service in served for method in self.catalog.services[service]})
 
     def _references(self, owner: str, references: References) -> dict[str, Methods]:
@@ -95,27 +132,51 @@ class _Linker:
                 found[reference.key.value] = ordered(methods)
         return found
 
-    def _targets(self, owner: str, reference: Entry[tuple[Located[str], ...]]) -> set[Method]:
+    def _targets(self, owner: str, reference: Entry[CallsEntry]) -> set[Method]:
         callee = reference.key.value
-        if callee not in self.entries:
-            self._unknown_service(reference.key)
+        if not self._is_callable(owner, reference.key):
             return set()
         if callee == owner:
             cause = "a call that comes back to its own service waits for itself while its deadline runs"
             fix = "call the function inside the program, or make sure that the circle ends"
             self.reporter.warn("NM311", reference.key.position, f"`{callee}` calls itself", cause=cause, fix=fix)
         scope, place = self.directory.served_by(callee), f"service `{callee}`"
-        return self._union(reference.value, scope, place, self._reporter_for({callee}))
+        return self._union(reference.value.methods, scope, place, self._reporter_for({callee}))
+
+    def _is_callable(self, owner: str, key: Located[str]) -> bool:
+        """Whether there is a service or, for services, a host outside of this name; a version is called by its service's."""
+        callee = key.value
+        if callee in self.externals and owner != GATEWAY:
+            return self._speaks_grpc(key)
+        if callee not in self.entries:
+            self._unknown_service(key)
+            return False
+        version_of = self.entries[callee].version_of
+        if version_of is None:
+            return True
+        cause = f"it is a version of `{version_of.value}`, whose `routing` decides which calls it gets"
+        fix = f"write {quoted(version_of.value)}"
+        self.reporter.report("NM317", key.position, f"{quoted(callee)} is not called by itself", cause=cause, fix=fix)
+        return False
+
+    def _speaks_grpc(self, key: Located[str]) -> bool:
+        entry = self.externals[key.value]
+        if entry.serves or "serves" in entry.broken:
+            return True
+        cause = f"`external.{key.value}` has no `serves`: it speaks something else than gRPC"
+        fix = "add it to `external` of the service instead, or say what it `serves`"
+        self.reporter.report("NM318", key.position, f"{quoted(key.value)} has no methods", cause=cause, fix=fix)
+        return False
 
     def _reporter_for(self, services: set[str]) -> Reporter:
         """Where unknown methods go: to nobody when `serves` is wrong already, for they follow from it."""
-        return Reporter(path="", lines=()) if services & self.incomplete else self.reporter
+        return NOBODY if services & self.incomplete else self.reporter
 
     def _unknown_service(self, key: Located[str]) -> None:
         cause = "`services` has no service of this name"
         if key.value == GATEWAY:
             cause = "the gateway is the way in; services call each other directly"
-        fix = did_you_mean(key.value, self.entries, what="service")
+        fix = did_you_mean(key.value, [*self.entries, *self.externals], what="service")
         self.reporter.report("NM301", key.position, f"unknown service {quoted(key.value)}", cause=cause, fix=fix)
 
     def _union(
@@ -165,44 +226,72 @@ class _Linker:
             found |= inside
         return ordered(found)
 
-    def _choices(self, name: str, entry: ServiceEntry) -> dict[Method, MethodChoice]:
-        if entry.traffic is None:
-            return {}
-        served = self._served(name)
-        choices = {}
-        if entry.traffic.deadline is not None:
-            deadline = chosen_of(entry.traffic.deadline)
-            unary = (method for method in served if method.streaming is StreamingKind.UNARY)
-            choices = {method: MethodChoice(deadline_ms=deadline) for method in unary}
-        self._method_choices(name, entry.traffic, choices)
-        return choices
-
-    def _method_choices(self, name: str, traffic: Traffic, choices: dict[Method, MethodChoice]) -> None:
-        scope, place = self.directory.served_by(name), f"service `{name}`"
-        reporter = self._reporter_for({name})
-        wildcards_first = sorted(traffic.methods, key=lambda item: not item.key.value.endswith("/*"))
-        for item in wildcards_first:
-            for method in find_methods(item.key, self.directory, scope, place, reporter) or ():
-                before = choices.get(method, MethodChoice())
-                unary = method.streaming is StreamingKind.UNARY
-                deadline = chosen_of(item.value.deadline) if unary else None
-                idle = None if unary else chosen_of(item.value.idle_timeout)
-                choices[method] = MethodChoice(
-                    deadline_ms=deadline or before.deadline_ms, idle_timeout_ms=idle or before.idle_timeout_ms
-                )
-            self._check_kinds(item.key, item.value.deadline, item.value.idle_timeout, scope)
-
-    def _check_kinds(
-        self, key: Located[str], deadline: Located[int] | None, idle: Located[int] | None, scope: tuple[str, ...]
-    ) -> None:
-        methods = find_methods(key, self.directory, scope, "", Reporter(path="", lines=())) or ()
-        kinds = {method.streaming is StreamingKind.UNARY for method in methods}
-        if deadline is not None and kinds == {False}:
-            cause = "it streams: a deadline would cut it off in the middle"
-            fix = "write `idle_timeout`, the longest silence"
-            self.reporter.report("NM503", deadline.position, "a deadline on a stream", cause=cause, fix=fix)
-        if idle is not None and kinds == {True}:
-            cause = "it is a unary call: one request, one response, no silence in between"
-            self.reporter.report(
-                "NM503", idle.position, "an idle timeout on a unary call", cause=cause, fix="write `deadline`"
+    def _layers(
+        self, inside: Mapping[str, Mapping[str, Methods]], outside: Mapping[str, Mapping[str, Methods]]
+    ) -> Layers:
+        """Everything written about traffic."""
+        mesh = flatten(self.manifest.traffic, Level.MESH)
+        services: dict[str, Layer] = {}
+        methods: dict[tuple[str, Method], Layer] = {}
+        spoken: dict[str, Traffic | ExternalTraffic | None] = {
+            name: entry.traffic for name, entry in self.entries.items()
+        }
+        for name, traffic in (spoken | {name: entry.traffic for name, entry in self.externals.items()}).items():
+            own = flatten(traffic, Level.SERVICE)
+            services[name] = merged(mesh, own) if name in self.entries else own
+            found = method_layers(
+                about_calls(services[name]),
+                self._served(name),
+                traffic.methods if traffic is not None else (),
+                lambda key, name=name: self._named(key, name),  # type: ignore[misc]  # binds the loop's name
             )
+            methods |= {(name, method): layer for method, layer in found.items()}
+        edges, edge_methods = self._edge_layers(inside, outside)
+        return Layers(services=services, methods=methods, edges=edges, edge_methods=edge_methods)
+
+    def _named(self, key: Located[str], owner: str) -> Methods:
+        """The methods of a service that a key of `methods` names."""
+        scope, place = self.directory.served_by(owner), f"service `{owner}`"
+        return find_methods(key, self.directory, scope, place, self._reporter_for({owner})) or ()
+
+    def _edge_layers(
+        self, inside: Mapping[str, Mapping[str, Methods]], outside: Mapping[str, Mapping[str, Methods]]
+    ) -> tuple[dict[tuple[str, str], Layer], dict[tuple[str, str, Method], Layer]]:
+        edges: dict[tuple[str, str], Layer] = {}
+        methods: dict[tuple[str, str, Method], Layer] = {}
+        lists = [(name, entry.calls) for name, entry in self.entries.items()]
+        if self.manifest.gateway is not None:
+            lists.append((GATEWAY, self.manifest.gateway.expose))
+        for caller, references in lists:
+            for reference in references:
+                callee, traffic = reference.key.value, reference.value.traffic
+                called = inside.get(caller, {}).get(callee) or outside.get(caller, {}).get(callee)
+                if traffic is None or called is None:
+                    continue
+                edges[caller, callee] = flatten(traffic, Level.SERVICE)
+                found = method_layers(
+                    about_calls(edges[caller, callee]),
+                    called,
+                    traffic.methods,
+                    lambda key, callee=callee: self._named(key, callee),  # type: ignore[misc]  # the same
+                )
+                methods |= {(caller, callee, method): layer for method, layer in found.items()}
+        for name, others in self.versions.items():
+            for other in others:
+                edges |= {(other, callee): layer for (caller, callee), layer in edges.items() if caller == name}
+                methods |= {
+                    (other, callee, method): layer
+                    for (caller, callee, method), layer in methods.items()
+                    if caller == name
+                }
+        return edges, methods
+
+    def _field_methods(self, layers: Layers) -> dict[str, frozenset[Method]]:
+        found = {}
+        for name, layer in layers.services.items():
+            written = layer.get("load_balancing.hash_on.field")
+            if written is not None:
+                served = self._served(name)
+                has = has_hashable_field(self.catalog.descriptor_set, str(written.value), served)
+                found[name] = frozenset(has)
+        return found

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from generator.manifest.finding import Position, Reporter, quoted
+from generator.analysis.files import check_file
+from generator.manifest.finding import Position, Reporter, did_you_mean, quoted
 from generator.manifest.kinds import format_duration
-from generator.manifest.types import REPLICAS_MAX, Manifest, ServiceEntry
+from generator.manifest.types import REPLICAS_MAX, ExternalEntry, Manifest, ServiceEntry
 from generator.manifest.values import Entry
 from generator.model import Method, StreamingKind, defaults
 from generator.model.links import Links
-from generator.model.mesh import GATEWAY
+from generator.model.mesh import GATEWAY, SYSTEM_AUTHORITIES
 from generator.model.overrides import Overrides
-from generator.model.resolve import parse_listen
+from generator.model.resolve import parse_host, parse_listen
 
 LOOPBACK = "127.0.0.1"
 CERTIFICATE_LIFETIME_MS_USUAL = 24 * defaults.HOUR_MS
@@ -29,12 +31,92 @@ def check_names(manifest: Manifest, reporter: Reporter) -> None:
             reporter.report("NM308", entry.key.position, f"`{GATEWAY}` is reserved", cause=cause, fix=fix)
 
 
+def check_versions(manifest: Manifest, reporter: Reporter) -> None:
+    """A version stands beside its service, and says only what differs: the program."""
+    entries = {entry.key.value: entry.value for entry in manifest.services}
+    for entry in manifest.services:
+        service, version_of = entry.value, entry.value.version_of
+        if version_of is None:
+            continue
+        parent = entries.get(version_of.value)
+        if parent is None or parent.version_of is not None:
+            cause = "`services` has no service of this name" if parent is None else "it is a version itself"
+            known = [name for name, other in entries.items() if other.version_of is None and name != entry.key.value]
+            fix = did_you_mean(version_of.value, known, what="service")
+            message = f"{quoted(version_of.value)} cannot have versions"
+            reporter.report("NM317", version_of.position, message, cause=cause, fix=fix)
+        for name in ("serves", "calls", "external"):
+            if getattr(service, name):
+                first = getattr(service, name)[0]
+                cause = f"a version has the `{name}` of `{version_of.value}`"
+                position = first.key.position if isinstance(first, Entry) else first.position
+                reporter.report("NM317", position, f"`{name}` of a version", cause=cause, fix=f"remove `{name}`")
+        if service.traffic is not None:
+            cause = f"callers treat all versions of `{version_of.value}` alike"
+            fix = f"write it in the `traffic` of `{version_of.value}`"
+            reporter.report("NM317", service.traffic.position, "`traffic` of a version", cause=cause, fix=fix)
+
+
+def check_externals(manifest: Manifest, base: Path, reporter: Reporter) -> None:
+    """Hosts outside: names, addresses, files, and who connects to them."""
+    services = {entry.key.value for entry in manifest.services}
+    externals = {entry.key.value: entry.value for entry in manifest.external}
+    for entry in manifest.external:
+        name, where = entry.key, f"external.{entry.key.value}"
+        if name.value in services or name.value == GATEWAY:
+            cause, fix = "a service has this name, and calls name their target by it", "choose another name"
+            reporter.report("NM316", name.position, f"{quoted(name.value)} is taken", cause=cause, fix=fix)
+        _check_external(entry.value, where, base, reporter)
+    for service in manifest.services:
+        for written in service.value.external:
+            external = externals.get(written.value)
+            if external is not None and not external.serves:
+                continue
+            cause = "it speaks gRPC: its methods belong into `calls`" if external else "`external` has no such host"
+            known = [name for name, other in externals.items() if not other.serves]
+            fix = did_you_mean(written.value, known, what="external host without `serves`")
+            message = f"{quoted(written.value)} is not to be connected to"
+            reporter.report("NM318", written.position, message, cause=cause, fix=fix)
+
+
+def _check_external(entry: ExternalEntry, where: str, base: Path, reporter: Reporter) -> None:
+    if entry.address is not None:
+        try:
+            parse_host(entry.address.value)
+        except ValueError as error:
+            message = f"{where}.address: {quoted(entry.address.value)} is not an address"
+            fix = "write a host name or an IP address, a colon and a port"
+            reporter.report("NM107", entry.address.position, message, cause=str(error), fix=fix)
+    if entry.plaintext is not None:
+        if entry.tls is not None:
+            cause, fix = "`plaintext` says that no TLS is spoken", "keep one of them"
+            reporter.report("NM509", entry.tls.position, "`tls` and `plaintext`", cause=cause, fix=fix)
+        cause = "whoever is on the way reads and changes what is said"
+        fix = "remove `plaintext` as soon as the host speaks TLS"
+        reporter.warn("NM318", entry.plaintext.position, "no encryption to a host outside", cause=cause, fix=fix)
+    if (
+        entry.plaintext is None
+        and (entry.tls is None or entry.tls.ca is None)
+        and not Path(SYSTEM_AUTHORITIES).exists()
+    ):
+        cause = f"{SYSTEM_AUTHORITIES} is not there: no certificate of the host can be checked"
+        fix = "install the system's certificates, or add `tls: {ca: FILE}`"
+        reporter.warn("NM318", entry.position, "no authorities to trust", cause=cause, fix=fix)
+    if entry.tls is not None:
+        for name in ("ca", "certificate", "private_key"):
+            check_file(getattr(entry.tls, name), base, f"{where}.tls.{name}", reporter, private=name == "private_key")
+        if (entry.tls.certificate is None) != (entry.tls.private_key is None):
+            cause, fix = "a client proves itself by a certificate and its key", "write both, or neither"
+            reporter.report("NM509", entry.tls.position, "half of a client's certificate", cause=cause, fix=fix)
+
+
 def check_reachable(manifest: Manifest, links: Links, reporter: Reporter) -> None:
     """Warn of services that nobody calls and that are not exposed."""
     called = {callee for caller, targets in links.calls.items() for callee in targets if callee != caller}
     for entry in manifest.services:
         name = entry.key.value
-        if name in called or name in links.exposes or not links.served[name]:
+        reached = entry.value.version_of.value if entry.value.version_of is not None else name
+        if reached in called or reached in links.exposes or not links.served[name]:
             continue
         cause = "no service calls it and the gateway does not expose it: every call to it is denied"
         fix = "add it to the `calls` of a service or to `gateway.expose`, or remove it"
@@ -160,9 +242,9 @@ def _reach(start: str, calls: Mapping[str, Mapping[str, tuple[Method, ...]]]) ->
 
 def deadline_of(service: str, method: Method, links: Links) -> int | None:
     """Return the deadline that `resolve` will decide."""
-    choice = links.choices.get(service, {}).get(method)
-    if choice is not None and choice.deadline_ms is not None:
-        return choice.deadline_ms.value
+    written = links.layers.methods.get((service, method), {}).get("deadline")
+    if written is not None and method.streaming is StreamingKind.UNARY:
+        return int(written.value)
     return defaults.deadline_ms(method).value
 
 

@@ -11,7 +11,7 @@ import click
 from generator.cli.analyse import analysed
 from generator.cli.main import EXIT_FAILURE, Invocation
 from generator.manifest.finding import did_you_mean, quoted
-from generator.model.resolve import Decision
+from generator.model.recording import Decision
 
 
 @click.command()

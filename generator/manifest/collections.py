@@ -105,11 +105,24 @@ class Key:
     default: str
     """What holds when the key is missing, in words; empty for required keys."""
     example: str
+    sample: str
+    """A policy as one would write it below `traffic`, YAML; shown in the reference and tried by a test."""
+    unless: str
+    """Another key in whose presence a required one may be missing."""
 
 
-def key(kind: Kind, doc: str, *, required: bool = False, default: str = "", example: str = "") -> Any:
+def key(
+    kind: Kind,
+    doc: str,
+    *,
+    required: bool = False,
+    default: str = "",
+    example: str = "",
+    sample: str = "",
+    unless: str = "",
+) -> Any:
     """Declare a dataclass field as a key of the manifest: one declaration loads, describes and documents it."""
-    meta = Key(kind=kind, doc=doc, required=required, default=default, example=example)
+    meta = Key(kind=kind, doc=doc, required=required, default=default, example=example, sample=sample, unless=unless)
     return dataclasses.field(default=kind.placeholder, metadata={"key": meta})
 
 
@@ -160,7 +173,8 @@ class RecordOf(Kind):
 
     def _missing(self, node: MappingNode, reporter: Reporter, where: str) -> set[str]:
         present = {entry.text for entry, _ in node.entries}
-        missing = {name for name, spec in keys_of(self.record).items() if spec.required and name not in present}
+        keys = keys_of(self.record).items()
+        missing = {name for name, spec in keys if spec.required and not present & {name, spec.unless}}
         for name in sorted(missing):
             spec = keys_of(self.record)[name]
             cause = f"{join(where, name)} has no default: {spec.doc}"
@@ -174,9 +188,15 @@ class RecordOf(Kind):
         for name, spec in keys_of(self.record).items():
             text = spec.doc + (f" Default: {spec.default}." if spec.default else "")
             properties[name] = {"description": text, **spec.kind.schema()}
-        required = [name for name, spec in keys_of(self.record).items() if spec.required]
+        specs = {name: spec for name, spec in keys_of(self.record).items() if spec.required}
         found: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
-        return {**found, "required": required} if required else found
+        required = [name for name, spec in specs.items() if not spec.unless]
+        either = [[{"required": [name]}, {"required": [spec.unless]}] for name, spec in specs.items() if spec.unless]
+        if required:
+            found["required"] = required
+        if either:
+            found["allOf"] = [{"anyOf": choices} for choices in either]
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,9 +220,37 @@ class Either(Kind):
         return {"oneOf": [self.scalar.schema(), self.mapping.schema()]}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shorthand(Kind):
+    """A record, or for short the list that is one of its keys."""
+
+    record: RecordOf
+    listed: str
+    """The key whose list may stand for the whole."""
+    placeholder: Any = None
+
+    @property
+    def word(self) -> str:  # type: ignore[override]  # follows from the record
+        """What it is, for messages."""
+        return self.record.word
+
+    def load(self, node: Node, reporter: Reporter, where: str) -> Any:
+        """See Kind."""
+        if isinstance(node, MappingNode):
+            return self.record.load(node, reporter, where)
+        loaded = keys_of(self.record.record)[self.listed].kind.load(node, reporter, where)
+        if isinstance(loaded, Broken):
+            return loaded
+        return self.record.record(position=node.position, **{self.listed: loaded})
+
+    def schema(self) -> dict[str, Any]:
+        """See Kind."""
+        return {"oneOf": [keys_of(self.record.record)[self.listed].kind.schema(), self.record.schema()]}
+
+
 def join(where: str, name: str) -> str:
     """Return the path of a key."""
     return f"{where}.{name}" if where else name
 
 
-__all__ = ["Either", "Key", "ListOf", "Located", "MapOf", "RecordOf", "key", "keys_of"]
+__all__ = ["Either", "Key", "ListOf", "Located", "MapOf", "RecordOf", "Shorthand", "key", "keys_of"]

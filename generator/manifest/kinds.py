@@ -8,7 +8,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from generator.manifest.finding import Reporter, quoted
+from generator.manifest.finding import Reporter, did_you_mean, quoted
 from generator.manifest.nodes import Node, ScalarKind, ScalarNode, SequenceNode
 from generator.manifest.values import Located
 
@@ -169,6 +169,35 @@ class Boolean(Kind):
     def schema(self) -> dict[str, Any]:
         """See Kind."""
         return {"type": "boolean"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice(Kind):
+    """One of a few words."""
+
+    options: tuple[str, ...]
+    placeholder: Any = None
+
+    @property
+    def word(self) -> str:  # type: ignore[override]  # follows from the options
+        """What it is, for messages."""
+        return " or ".join(f"`{option}`" for option in self.options)
+
+    def load(self, node: Node, reporter: Reporter, where: str) -> Located[str] | Broken:
+        """See Kind."""
+        text = text_of(node, reporter, where, self.word)
+        if isinstance(text, Broken):
+            return text
+        if text not in self.options:
+            fix = did_you_mean(text, self.options, what="word")
+            message = f"{where}: {quoted(text)} is unknown"
+            reporter.report("NM107", node.position, message, cause=f"it is {self.word}", fix=fix)
+            return BROKEN
+        return Located(value=text, position=node.position)
+
+    def schema(self) -> dict[str, Any]:
+        """See Kind."""
+        return {"type": "string", "enum": list(self.options)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

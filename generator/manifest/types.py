@@ -9,36 +9,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from generator.manifest.collections import Either, ListOf, MapOf, RecordOf, key
+from generator.manifest.collections import Either, ListOf, MapOf, RecordOf, Shorthand, key
 from generator.manifest.kinds import Boolean, Command, Duration, EnvironmentValue, Number, Text
+from generator.manifest.traffic import (
+    METHOD,
+    METHODS_MAX,
+    NAME,
+    REASON,
+    EdgeTraffic,
+    ExternalTraffic,
+    MeshTraffic,
+    Traffic,
+)
 from generator.manifest.values import Entry, Located, Record
 
-NAME_LENGTH_MAX = 40
-"""Names stand in socket paths, of which Linux allows 107 bytes in all."""
 SERVICES_MAX = 1_000
 REPLICAS_MAX = 100
 """Replicas on one machine; each is two processes."""
 PROTOS_MAX = 32
-METHODS_MAX = 1_000
 VARIABLES_MAX = 200
 PATH_LENGTH_MAX = 1_024
 ROLES_MAX = 100
 SECRET_BYTES_MIN = 16
 SECRET_BYTES_MAX = 4_096
-DEADLINE_MS_MIN = 10
-DEADLINE_MS_MAX = 3_600_000
-IDLE_TIMEOUT_MS_MIN = 100
-IDLE_TIMEOUT_MS_MAX = 24 * 3_600_000
 CERTIFICATE_LIFETIME_MS_MIN = 10_000
 """Shorter ones would be renewed all the time."""
 CERTIFICATE_LIFETIME_MS_MAX = 30 * 24 * 3_600_000
 
-NAME: Final = Text(
-    word="a name like `orders`",
-    pattern=r"[a-z]([a-z0-9-]*[a-z0-9])?",
-    length_max=NAME_LENGTH_MAX,
-    rule="a name has lower-case letters, digits and hyphens, starts with a letter and ends with a letter or digit",
-)
 DOMAIN: Final = Text(
     word="a domain like `example.mesh`",
     pattern=r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
@@ -54,17 +51,23 @@ PROTOBUF_SERVICE: Final = Text(
     length_max=255,
     rule="a protobuf service is written with its package: letters, digits, underscores and dots",
 )
-METHOD: Final = Text(
-    word="a method like `OrderService/GetOrder` or `OrderService/*`",
-    pattern=r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*/(\*|[A-Za-z_][A-Za-z0-9_]*)",
-    length_max=320,
-    rule="a method is written as Service/Method, with or without the package; `Service/*` means all of them",
-)
 LISTEN: Final = Text(
     word="an address like `127.0.0.1:8080`",
     pattern=r"([0-9]{1,3}(\.[0-9]{1,3}){3}|\[[0-9A-Fa-f:.]{2,45}\]):[1-9][0-9]{0,4}",
     length_max=60,
     rule="an address is an IP address by number, a colon and a port; IPv6 stands in brackets",
+)
+HOST_NAME: Final = Text(
+    word="a host name like `rates.example.org`",
+    pattern=r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*",
+    length_max=253,
+    rule="a host name has letters, digits, hyphens and dots",
+)
+HOST_AND_PORT: Final = Text(
+    word="a host and a port like `rates.example.org:443`",
+    pattern=rf"({HOST_NAME.pattern}|\[[0-9A-Fa-f:.]{{2,45}}\]):[1-9][0-9]{{0,4}}",
+    length_max=260,
+    rule="a host name or IP address, a colon and a port; IPv6 stands in brackets",
 )
 VARIABLE: Final = Text(
     word="an environment variable like `LOG_LEVEL`",
@@ -114,47 +117,66 @@ class Generate(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MethodTraffic(Record):
-    """How calls of one method (or of `Service/*`) are carried."""
+class CallsEntry(Record):
+    """What one caller calls of one service, and how."""
 
-    deadline: Located[int] | None = key(
-        Duration(minimum_ms=DEADLINE_MS_MIN, maximum_ms=DEADLINE_MS_MAX),
-        "Longest time of a unary call, retries included.",
-        default="the service's deadline",
+    methods: tuple[Located[str], ...] = key(
+        ListOf(item=METHOD, count_max=METHODS_MAX, word="a list of methods"),
+        "The methods; everything else is denied.",
+        required=True,
+        example="[OrderService/*]",
     )
-    idle_timeout: Located[int] | None = key(
-        Duration(minimum_ms=IDLE_TIMEOUT_MS_MIN, maximum_ms=IDLE_TIMEOUT_MS_MAX),
-        "Longest silence on a stream.",
-        default="5m",
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Traffic(Record):
-    """How calls to a service are carried, by every caller."""
-
-    deadline: Located[int] | None = key(
-        Duration(minimum_ms=DEADLINE_MS_MIN, maximum_ms=DEADLINE_MS_MAX),
-        "Longest time of any unary call of this service, retries included.",
-        default="10s",
-    )
-    methods: tuple[Entry[MethodTraffic], ...] = key(
-        MapOf(
-            key=METHOD,
-            item=RecordOf(record=MethodTraffic, word="settings of a method"),
-            count_max=METHODS_MAX,
-            word="a mapping from method to settings",
-        ),
-        "Settings of single methods of this service; they win over the service's.",
+    traffic: EdgeTraffic | None = key(
+        RecordOf(record=EdgeTraffic, word="traffic settings"),
+        "How this caller's calls are carried: it may be stricter than the service, never looser.",
+        default="as the service says",
     )
 
 
 CALLS: Final = MapOf(
     key=NAME,
-    item=ListOf(item=METHOD, count_max=METHODS_MAX, word="a list of methods"),
+    item=Shorthand(
+        record=RecordOf(record=CallsEntry, word="a list of methods, or `{methods: [...], traffic: {...}}`"),
+        listed="methods",
+    ),
     count_max=SERVICES_MAX,
     word="a mapping from service to methods",
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalTls(Record):
+    """Whom a host outside must prove to be."""
+
+    server_name: Located[str] | None = key(
+        HOST_NAME, "The name to ask for (SNI), which its certificate must carry.", default="the host of `address`"
+    )
+    ca: Located[str] | None = key(
+        PATH, "The authorities that may have signed its certificate, PEM.", default="those that the system trusts"
+    )
+    certificate: Located[str] | None = key(PATH, "A client's certificate for it, PEM.", default="none")
+    private_key: Located[str] | None = key(PATH, "Its private key, PEM.", default="none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalEntry(Record):
+    """A host outside the mesh that services may call; every other one is denied."""
+
+    address: Located[str] | None = key(HOST_AND_PORT, "Where it is.", required=True, example="rates.example.org:443")
+    serves: tuple[Located[str], ...] = key(
+        ListOf(item=PROTOBUF_SERVICE, count_max=100, word="a list of protobuf services"),
+        "The protobuf services that it answers, when it speaks gRPC.",
+        default="it speaks something else over TCP: callers find a socket in NIPMESH_EXTERNAL_NAME",
+    )
+    tls: ExternalTls | None = key(
+        RecordOf(record=ExternalTls, word="`{server_name: rates.example.org}`"),
+        "Who it must prove to be; TLS 1.2 or later is always spoken, unless `plaintext` says why not.",
+        default="the host of `address`, by the authorities that the system trusts",
+    )
+    plaintext: Located[str] | None = key(REASON, "Why no TLS is spoken.", default="TLS")
+    traffic: ExternalTraffic | None = key(
+        RecordOf(record=ExternalTraffic, word="traffic settings"), "How calls to it are carried."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,13 +193,30 @@ class ServiceEntry(Record):
         ListOf(item=PROTOBUF_SERVICE, count_max=100, word="a list of protobuf services"),
         "The protobuf services that it implements.",
         required=True,
+        unless="version_of",
         example="[shop.v1.OrderService]",
     )
     replicas: Located[int] | None = key(
         Number(minimum=1, maximum=REPLICAS_MAX), "How many copies run.", default="2, so that one may die"
     )
-    calls: tuple[Entry[tuple[Located[str], ...]], ...] = key(
+    version_of: Located[str] | None = key(
+        NAME,
+        "Another version of this service: it serves and calls the same and has the same identity; `routing` of the "
+        "service decides which calls it gets.",
+        default="a service of its own",
+    )
+    calls: tuple[Entry[CallsEntry], ...] = key(
         CALLS, "Which methods of which services it calls; everything else is denied.", default="nothing"
+    )
+    external: tuple[Located[str], ...] = key(
+        ListOf(item=NAME, count_max=100, word="a list of external hosts"),
+        "The external hosts without `serves` that it connects to; for those with `serves` write their methods in `calls`.",
+        default="none",
+    )
+    zones: tuple[Located[str], ...] = key(
+        ListOf(item=NAME, count_max=20, word="a list of zones"),
+        "The zones of its replicas, in turn: replica 0 is in the first.",
+        default="the mesh's zones",
     )
     traffic: Traffic | None = key(
         RecordOf(record=Traffic, word="traffic settings"), "How calls to this service are carried."
@@ -265,7 +304,8 @@ class GatewayEntry(Record):
         default="none: everything exposed is open",
     )
     reflection: Located[bool] | None = key(Boolean(), "Answer gRPC reflection, for development.", default="false")
-    expose: tuple[Entry[tuple[Located[str], ...]], ...] = key(
+    zone: Located[str] | None = key(NAME, "The zone of the gateway.", default="the first of the mesh's zones")
+    expose: tuple[Entry[CallsEntry], ...] = key(
         CALLS,
         "Which methods of which services the world may call.",
         required=True,
@@ -319,6 +359,24 @@ class Manifest(Record):
         "The services.",
         required=True,
         example="{orders: {run: python -m orders, serves: [shop.v1.OrderService]}}",
+    )
+    zones: tuple[Located[str], ...] = key(
+        ListOf(item=NAME, count_max=20, word="a list of zones"),
+        "Zones over which the replicas of every service are spread in turn.",
+        default="no zones",
+    )
+    traffic: MeshTraffic | None = key(
+        RecordOf(record=MeshTraffic, word="traffic settings"), "What holds for every service that says nothing else."
+    )
+    external: tuple[Entry[ExternalEntry], ...] = key(
+        MapOf(
+            key=NAME,
+            item=RecordOf(record=ExternalEntry, word="an external host"),
+            count_max=100,
+            word="a mapping from name to external host",
+        ),
+        "Hosts outside the mesh that services may call; every other one is denied.",
+        default="none",
     )
     gateway: GatewayEntry | None = key(
         RecordOf(record=GatewayEntry, word="gateway settings"), "The one way in from outside.", default="no gateway"

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from generator.model.mesh import Idempotency, Method, RetryCondition, StreamingKind
+from generator.model.mesh import Idempotency, Method, StreamingKind
+from generator.model.policies import Balancer, RetryCondition
 
 T = TypeVar("T")
 
@@ -24,8 +25,15 @@ STREAM_DURATION_MS_MAX = HOUR_MS
 CERTIFICATE_LIFETIME_MS = HOUR_MS
 RETRY_ATTEMPTS_MAX = 4
 BACKOFF_BASE_MS = 25
-BACKOFF_MS_MAX = 250
+BACKOFF_RATIO = 10
+BACKOFF_MS_MAX = BACKOFF_BASE_MS * BACKOFF_RATIO
 CONSECUTIVE_FAILURES = 5
+SUCCESS_RATE_REPLICAS_MIN = 5
+SUCCESS_RATE_REQUESTS_MIN = 100
+SUCCESS_RATE_STDEV_FACTOR = 1_900
+FAILURE_PERCENTAGE = 85
+FAILURE_REPLICAS_MIN = 2
+FAILURE_REQUESTS_MIN = 50
 OUTLIER_INTERVAL_MS = SECOND_MS
 EJECTION_BASE_MS = 5 * SECOND_MS
 EJECTION_MS_MAX = MINUTE_MS
@@ -33,6 +41,7 @@ EJECTION_JITTER_MS = SECOND_MS
 CONNECTIONS_PER_REPLICA = 32
 PENDING_PER_REPLICA = 256
 REQUESTS_PER_REPLICA = 1_024
+STREAMS_DIVISOR = 2
 RETRY_BUDGET_PERCENT_MIN = 20
 RETRY_BUDGET_PERCENT_MAX = 50
 RETRY_CONCURRENCY_PER_REPLICA = 16
@@ -44,6 +53,19 @@ UNHEALTHY_THRESHOLD = 2
 KEEPALIVE_INTERVAL_MS = 30 * SECOND_MS
 KEEPALIVE_TIMEOUT_MS = 5 * SECOND_MS
 REQUEST_BYTES_MAX = 4 * 1024 * 1024
+HEDGING_ATTEMPTS = 1
+COOKIE_TTL_MS = HOUR_MS
+RATE_PERIOD_MS = SECOND_MS
+CONCURRENCY_MIN = 3
+CONCURRENCY_MAX = 1_000
+CONCURRENCY_PERCENTILE = 90
+CONCURRENCY_UPDATE_MS = 100
+CONCURRENCY_MEASURE_MS = MINUTE_MS
+CONCURRENCY_MEASURE_REQUESTS = 50
+ADMISSION_SUCCESS_PERCENT = 95
+ADMISSION_WINDOW_MS = 30 * SECOND_MS
+ADMISSION_REQUESTS_PER_SECOND_MIN = 5
+ADMISSION_REJECTION_PERCENT_MAX = 80
 CLAIM_HEADERS = (
     ("exp", "x-nipmesh-token-expire-time"),
     ("role", "x-nipmesh-role"),
@@ -98,6 +120,26 @@ def retry_conditions(method: Method) -> Decided[frozenset[RetryCondition]]:
     return Decided(value=frozenset(RetryCondition), reason=reason)
 
 
+def repeatable(method: Method) -> frozenset[RetryCondition]:
+    """Every condition on which a manifest may have this method repeated; it is more than the default for server streams."""
+    if method.streaming in {StreamingKind.CLIENT, StreamingKind.BIDIRECTIONAL}:
+        return frozenset()
+    if method.idempotency is Idempotency.UNKNOWN:
+        return frozenset({RetryCondition.NOT_DELIVERED})
+    return frozenset(RetryCondition)
+
+
+def may_run_twice(method: Method) -> bool:
+    """Whether running it twice does no more than running it once."""
+    return method.idempotency is not Idempotency.UNKNOWN
+
+
+def may_run_beside(method: Method) -> bool:
+    """Whether copies of it may run at the same time, and elsewhere."""
+    is_single = method.streaming in {StreamingKind.UNARY, StreamingKind.SERVER}
+    return is_single and method.idempotency is Idempotency.NO_SIDE_EFFECTS
+
+
 def retry_attempts_max(replica_count: int) -> Decided[int]:
     """Decide how many attempts follow the first one."""
     value = min(replica_count + 1, RETRY_ATTEMPTS_MAX)
@@ -115,6 +157,39 @@ def backoff_ms_max() -> Decided[int]:
     return Decided(value=BACKOFF_MS_MAX, reason="short against any deadline: the attempts fit into it")
 
 
+def backoff_max_of(base_ms: int) -> Decided[int]:
+    """Longest pause when the manifest names the first one."""
+    return Decided(value=base_ms * BACKOFF_RATIO, reason=f"{BACKOFF_RATIO} times the first pause")
+
+
+def per_try_ms() -> Decided[int | None]:
+    """How long one attempt may take; None: as long as the call."""
+    return Decided(value=None, reason="none: a slow replica is not a dead one, and the deadline bounds all attempts")
+
+
+def balancer() -> Decided[str]:
+    """Name what chooses the replica."""
+    reason = "of two at random the one with fewer running calls: slow replicas get fewer"
+    return Decided(value=Balancer.LEAST_REQUEST.value, reason=reason)
+
+
+def slow_start_ms() -> Decided[int | None]:
+    """How long a new replica's share grows; None: it has its whole share at once."""
+    return Decided(value=None, reason="off: a replica is in rotation only when it says that it is ready")
+
+
+def weights() -> Decided[tuple[int, ...]]:
+    """Weigh the replicas."""
+    return Decided(value=(), reason="all alike")
+
+
+def failover(zones: tuple[str, ...]) -> Decided[tuple[str, ...]]:
+    """Order the zones behind the caller's own."""
+    if not zones:
+        return Decided(value=(), reason="there are no zones")
+    return Decided(value=(), reason="the caller's own zone first, then all others alike")
+
+
 def panic_threshold_percent(replica_count: int) -> Decided[int]:
     """Below this share of healthy replicas the health is ignored and all get calls."""
     trusted_min = max(1, replica_count // 3)
@@ -126,6 +201,19 @@ def panic_threshold_percent(replica_count: int) -> Decided[int]:
 def consecutive_failures() -> Decided[int]:
     """Failures in a row that take a replica out."""
     return Decided(value=CONSECUTIVE_FAILURES, reason="a single hiccup does not eject, a dead replica is out at once")
+
+
+def success_rate_replicas_min() -> Decided[int]:
+    """With fewer replicas no success rate is compared."""
+    reason = "a mean and a deviation of fewer say nothing"
+    return Decided(value=SUCCESS_RATE_REPLICAS_MIN, reason=reason)
+
+
+def success_rate(replica_count: int) -> Decided[bool]:
+    """Whether success rates are compared."""
+    if replica_count < SUCCESS_RATE_REPLICAS_MIN:
+        return Decided(value=False, reason=f"{count(replica_count)}: too few to compare")
+    return Decided(value=True, reason=f"{count(replica_count)}: one that fails more than the others stands out")
 
 
 def outlier_interval_ms() -> Decided[int]:
@@ -175,10 +263,19 @@ def pending_requests_max(replica_count: int) -> Decided[int]:
 
 
 def requests_max(replica_count: int) -> Decided[int]:
-    """Limit the unary calls of one caller's sidecar that run at once; streams have half as many of their own."""
+    """Limit the unary calls of one caller's sidecar that run at once."""
     value = REQUESTS_PER_REPLICA * replica_count
-    reason = f"{REQUESTS_PER_REPLICA} per replica, and half as many streams beside them; more fail at once"
-    return Decided(value=value, reason=reason)
+    return Decided(value=value, reason=f"{REQUESTS_PER_REPLICA} per replica; more fail at once")
+
+
+def streams_max(requests: int) -> Decided[int]:
+    """Limit the streams of one caller's sidecar, which have a bulkhead of their own.
+
+    Each holds memory for as long as its client likes, and replicas must have room for the unary calls beside them.
+    """
+    return Decided(
+        value=max(1, requests // STREAMS_DIVISOR), reason="half as many as unary calls, which keep their room"
+    )
 
 
 def retry_budget_percent(replica_count: int) -> Decided[int]:

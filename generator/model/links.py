@@ -2,26 +2,57 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+from generator.manifest.finding import Position
 from generator.model.mesh import Method
 
 
+class Level(enum.IntEnum):
+    """How closely a setting was written to what it is about; of two on one subject the closer one wins."""
+
+    MESH = 0
+    SERVICE = 1
+    WILDCARD = 2
+    METHOD = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """A number that the user wrote, and the line it stands on."""
+class Written:
+    """A setting that the user wrote, and where."""
 
-    value: int
-    line: int
+    value: Any
+    position: Position
+    level: Level
+
+
+Layer = Mapping[str, Written]
+"""What was written about one subject: dotted path of keys, e.g. `retries.attempts`, to the setting.
+
+A mapping such as `hedging` has an entry of its own beside those of its keys: its presence may mean something.
+"""
+
+
+def is_deliberate(layer: Layer, path: str) -> bool:
+    """Whether `unsafe` covers a setting: it covers what was written as closely as itself, or closer."""
+    return "unsafe" in layer and path in layer and layer[path].level >= layer["unsafe"].level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MethodChoice:
-    """What the user wrote about the traffic of one method; None: nothing."""
+class Layers:
+    """Everything written about traffic, the mesh's part included; edges hold only what the edge itself says."""
 
-    deadline_ms: Chosen | None = None
-    idle_timeout_ms: Chosen | None = None
+    services: Mapping[str, Layer] = field(default_factory=dict)
+    """By service or external host."""
+    methods: Mapping[tuple[str, Method], Layer] = field(default_factory=dict)
+    """By (service or external host, method): the service's layer and what is closer."""
+    edges: Mapping[tuple[str, str], Layer] = field(default_factory=dict)
+    """By (caller, callee)."""
+    edge_methods: Mapping[tuple[str, str, Method], Layer] = field(default_factory=dict)
+    """By (caller, callee, method): the edge's layer and what is closer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +60,17 @@ class Links:
     """Every reference of a manifest, as methods; tuples are sorted by path."""
 
     served: Mapping[str, tuple[Method, ...]]
-    """Service to the methods that it serves."""
+    """Service or external host to the methods that it serves; versions serve what their service serves."""
     calls: Mapping[str, Mapping[str, tuple[Method, ...]]]
-    """Caller to callee to methods."""
+    """Caller to callee (a service) to methods; versions call what their service calls."""
+    external_calls: Mapping[str, Mapping[str, tuple[Method, ...]]]
+    """Caller to external host to methods."""
     exposes: Mapping[str, tuple[Method, ...]]
     """Service to the methods that the gateway exposes."""
     public: tuple[Method, ...]
     roles: Mapping[str, tuple[Method, ...]]
-    choices: Mapping[str, Mapping[Method, MethodChoice]]
-    """Service to method to what the manifest says about its traffic."""
+    versions: Mapping[str, tuple[str, ...]]
+    """Service to its other versions, sorted; a service without any is not in it."""
+    layers: Layers
+    field_methods: Mapping[str, frozenset[Method]]
+    """Service to the methods whose request has the field that `hash_on` names."""

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from generator.model.policies import (
+    Faults,
+    HashOn,
+    HeaderChanges,
+    Hedging,
+    RateLimit,
+    RetryPolicy,
+    Routing,
+    TrafficPolicy,
+)
 
 GATEWAY = "gateway"
 """Name of the edge in SPIFFE ids, edges and folders; no service may be called so."""
+
+SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
+"""Where Debian and most others keep the authorities that a system trusts; a fixed path, since no output depends on a machine."""
 
 
 class StreamingKind(enum.Enum):
@@ -25,17 +39,6 @@ class Idempotency(enum.Enum):
     UNKNOWN = "IDEMPOTENCY_UNKNOWN"
     IDEMPOTENT = "IDEMPOTENT"
     NO_SIDE_EFFECTS = "NO_SIDE_EFFECTS"
-
-
-class RetryCondition(enum.Enum):
-    """What must have happened for another attempt to be allowed."""
-
-    NOT_DELIVERED = "not_delivered"
-    """The application provably never saw the call: safe for every unary method."""
-    RESET = "reset"
-    """The connection broke with the outcome unknown: only for methods that may run twice."""
-    UNAVAILABLE = "unavailable"
-    """The service itself answered UNAVAILABLE: only for methods that may run twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +60,6 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
-    """When and how often a failed attempt is repeated; `attempts_max` excludes the first try."""
-
-    conditions: frozenset[RetryCondition]
-    attempts_max: int
-    backoff_base_ms: int
-    backoff_max_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MethodPolicy:
     """How one method is carried on one edge. None means that the limit does not apply to its streaming kind."""
 
@@ -78,62 +71,24 @@ class MethodPolicy:
     duration_ms_max: int | None
     """Streams: longest life, at most a quarter of the leaf certificate's."""
     retry: RetryPolicy | None
+    hedging: Hedging | None = None
+    faults: Faults | None = None
+    routing: Routing = field(default_factory=Routing)
+    hash_on: HashOn | None = None
+    """What the balancer hashes of this method's calls; None: nothing, or it does not hash."""
+    request_bytes_max: int | None = None
+    """Longest request that the service's sidecar lets through; None: the application decides."""
+    rate_limit: RateLimit | None = None
+    request_headers: HeaderChanges = field(default_factory=HeaderChanges)
+    response_headers: HeaderChanges = field(default_factory=HeaderChanges)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutlierDetection:
-    """When a replica that answers badly is taken out of rotation, and for how long."""
+class Destination:
+    """One version of a callee, and what a caller applies towards it."""
 
-    consecutive_failures: int
-    interval_ms: int
-    base_ejection_ms: int
-    ejection_ms_max: int
-    ejection_jitter_ms: int
-    ejection_percent_max: int
-    always_eject_one: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CircuitBreaker:
-    """Bulkhead of a caller towards one callee."""
-
-    connections_max: int
-    pending_requests_max: int
-    requests_max: int
-    retry_budget_percent: int
-    retry_concurrency_min: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthCheck:
-    """Active gRPC health check by each caller's sidecar."""
-
-    interval_ms: int
-    timeout_ms: int
-    healthy_threshold: int
-    unhealthy_threshold: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keepalive:
-    """HTTP/2 pings of a caller's sidecar; the callee tolerates this interval."""
-
-    interval_ms: int
-    timeout_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrafficPolicy:
-    """What every caller applies towards one service; computed from its replica count."""
-
-    panic_threshold_percent: int
-    outlier_detection: OutlierDetection
-    circuit_breaker: CircuitBreaker
-    health_check: HealthCheck
-    keepalive: Keepalive
-    request_bytes_max: int
-    connection_duration_ms_max: int
-    """Connections are renewed after this, so that old certificates go away."""
+    service: str
+    traffic: TrafficPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +97,10 @@ class Edge:
 
     caller: str
     callee: str
+    """A service, or (of `Service.external_calls`) an external host."""
     methods: tuple[MethodPolicy, ...]
+    destinations: tuple[Destination, ...]
+    """Every version that a call of this edge may reach, sorted by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,13 +124,21 @@ class Service:
 
     name: str
     identity: str
-    """SPIFFE id: `spiffe://<trust domain>/service/<name>`."""
+    """SPIFFE id: `spiffe://<trust domain>/service/<name>`, of a version that of its service."""
+    version_of: str | None
+    """The service of which this is another version: it serves and calls the same."""
     command: tuple[str, ...]
     methods: tuple[Method, ...]
     replicas: int
+    zones: tuple[str, ...]
+    """Zones of the replicas in turn; empty: there are no zones."""
     calls: tuple[Edge, ...]
     callers: tuple[Edge, ...]
     """Edges that end here, the gateway's included; whatever is not here is denied."""
+    external_calls: tuple[Edge, ...]
+    """Edges to hosts outside that speak gRPC."""
+    external_connections: tuple[str, ...]
+    """Hosts outside that speak something else."""
     traffic: TrafficPolicy
     listen_port: int | None
     """Loopback TCP port of a foreign application that cannot listen on a Unix socket; None: Unix socket."""
@@ -186,6 +152,43 @@ class Service:
     def service_names(self) -> tuple[str, ...]:
         """Full names of the protobuf services that it serves, sorted."""
         return tuple(sorted({method.service for method in self.methods}))
+
+    @property
+    def role(self) -> str:
+        """The service whose part it plays in edges: its own name, or of a version that of its service."""
+        return self.version_of or self.name
+
+    def zone(self, index: int) -> str | None:
+        """The zone of one replica."""
+        return self.zones[index % len(self.zones)] if self.zones else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalTls:
+    """Whom a host outside must prove to be."""
+
+    server_name: str
+    ca: Path | None
+    """None: the authorities that the system trusts."""
+    client: TlsFiles | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class External:
+    """A host outside the mesh."""
+
+    name: str
+    host: str
+    """A DNS name, or an IP address."""
+    port: int
+    tls: ExternalTls | None
+    methods: tuple[Method, ...]
+    """What it serves over gRPC; empty: it speaks something else."""
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that tells applications where to connect to it."""
+        return f"NIPMESH_EXTERNAL_{self.name.upper().replace('-', '_')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +237,7 @@ class Gateway:
     authentication: Authentication | None
     reflection: bool
     exposes: tuple[Edge, ...]
+    zone: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +258,8 @@ class Mesh:
     services: tuple[Service, ...]
     """Sorted by name."""
     gateway: Gateway | None
+    externals: tuple[External, ...]
+    """Sorted by name."""
     telemetry: Telemetry
     descriptor_set: bytes
     """The user's protobufs as a serialized `google.protobuf.FileDescriptorSet`, imports included."""
@@ -263,4 +269,11 @@ class Mesh:
         for service in self.services:
             if service.name == name:
                 return service
+        raise KeyError(name)
+
+    def external(self, name: str) -> External:
+        """The host outside of this name; KeyError when there is none."""
+        for external in self.externals:
+            if external.name == name:
+                return external
         raise KeyError(name)

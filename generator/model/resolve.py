@@ -4,52 +4,39 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from generator.manifest.kinds import format_duration
-from generator.manifest.types import GatewayEntry, Generate, Manifest, ServiceEntry
+from generator.manifest.types import ExternalEntry, GatewayEntry, Generate, Manifest, ServiceEntry
+from generator.manifest.types import ExternalTls as ExternalTlsEntry
 from generator.manifest.values import Entry, Located
 from generator.model import defaults
 from generator.model.defaults import Decided
-from generator.model.links import Chosen, Links, MethodChoice
+from generator.model.links import Links
 from generator.model.mesh import (
     GATEWAY,
     Authentication,
-    CircuitBreaker,
     Edge,
+    External,
+    ExternalTls,
     Gateway,
     GeneratedSecret,
-    HealthCheck,
-    Keepalive,
     Mesh,
     Method,
-    MethodPolicy,
-    OutlierDetection,
-    RetryPolicy,
     RoleRule,
     Secret,
     Service,
     Telemetry,
     TlsFiles,
-    TrafficPolicy,
 )
 from generator.model.overrides import Overrides
+from generator.model.recording import Decision, Recorder, from_line
+from generator.model.traffic import Fleet, Policies
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """One setting, for `nipmesh explain`."""
-
-    subject: str
-    """`mesh`, `gateway`, a service, or `service/package.Service/Method`."""
-    setting: str
-    value: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,38 +45,6 @@ class Resolution:
 
     mesh: Mesh
     decisions: tuple[Decision, ...]
-
-
-@dataclass(slots=True)
-class Recorder:
-    """Takes decided values and remembers the reasons, in order."""
-
-    decisions: list[Decision] = field(default_factory=list)
-
-    def take(self, subject: str, setting: str, decided: Decided[T]) -> T:
-        """Record and unwrap."""
-        value = show(setting, decided.value)
-        self.decisions.append(Decision(subject=subject, setting=setting, value=value, reason=decided.reason))
-        return decided.value
-
-    def choose(self, subject: str, setting: str, chosen: Chosen | None, default: Decided[int]) -> int:
-        """Return the user's number when there is one, else the default."""
-        if chosen is None:
-            return self.take(subject, setting, default)
-        return self.take(subject, setting, Decided(value=chosen.value, reason=f"line {chosen.line} of the manifest"))
-
-
-def show(setting: str, value: object) -> str:
-    """Return a value as `explain` prints it: durations with a unit, sets sorted, `-` for none."""
-    if value is None or value == frozenset():
-        return "-"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, frozenset):
-        return ", ".join(sorted(str(getattr(item, "value", item)) for item in value))
-    if isinstance(value, int) and setting.endswith(("_ms", "_ms_max")):
-        return format_duration(value)
-    return str(value)
 
 
 def resolve(manifest: Manifest, links: Links, descriptor_set: bytes, base: Path, overrides: Overrides) -> Resolution:
@@ -110,13 +65,15 @@ class _Resolver:
         self.entries = {entry.key.value: entry.value for entry in sorted(manifest.services, key=_key)}
         self.lifetime_ms = self._lifetime_ms()
         self.replicas = {name: self._replicas(name, entry) for name, entry in self.entries.items()}
-        self.policies: dict[Method, MethodPolicy] = {}
+        self.zones = {name: self._zones(entry) for name, entry in self.entries.items()}
+        self.outside = {entry.key.value: entry.value for entry in sorted(manifest.external, key=_key)}
+        self.policies = Policies(self.recorder, links, self._fleet(), self.lifetime_ms)
 
     def resolve(self, descriptor_set: bytes) -> Resolution:
         """Everything, services first: their policies are what edges carry."""
-        for name in self.entries:
-            for method in self.links.served[name]:
-                self.policies[method] = self._policy(name, method)
+        for name, entry in self.entries.items():
+            for method in self.links.served[name] if entry.version_of is None else ():
+                self.policies.method(name, method)
         services = tuple(self._service(name, entry) for name, entry in self.entries.items())
         mesh = Mesh(
             name=self.name,
@@ -124,6 +81,7 @@ class _Resolver:
             certificate_lifetime_ms=self.lifetime_ms,
             services=services,
             gateway=self._gateway(),
+            externals=tuple(self._external(name, entry) for name, entry in self.outside.items()),
             telemetry=self._telemetry(),
             descriptor_set=descriptor_set,
         )
@@ -132,135 +90,103 @@ class _Resolver:
     def _text(self, subject: str, setting: str, written: Located[str] | None, default: Decided[str]) -> str:
         if written is None:
             return self.recorder.take(subject, setting, default)
-        reason = f"line {written.position.line} of the manifest"
+        reason = from_line(written.position.line)
+        return self.recorder.take(subject, setting, Decided(value=written.value, reason=reason))
+
+    def _number(self, subject: str, setting: str, written: Located[int] | None, default: Decided[int]) -> int:
+        if written is None:
+            return self.recorder.take(subject, setting, default)
+        reason = from_line(written.position.line)
         return self.recorder.take(subject, setting, Decided(value=written.value, reason=reason))
 
     def _lifetime_ms(self) -> int:
-        certificates = self.manifest.certificates
-        chosen = chosen_of(certificates.lifetime if certificates else None)
-        default = defaults.certificate_lifetime_ms()
-        return self.recorder.choose("mesh", "certificate_lifetime_ms", chosen, default)
+        written = self.manifest.certificates.lifetime if self.manifest.certificates else None
+        return self._number("mesh", "certificate_lifetime_ms", written, defaults.certificate_lifetime_ms())
 
     def _replicas(self, name: str, entry: ServiceEntry) -> int:
         if name in self.overrides.replicas:
             decided = Decided(value=self.overrides.replicas[name], reason="the command line")
             return self.recorder.take(name, "replicas", decided)
-        return self.recorder.choose(name, "replicas", chosen_of(entry.replicas), defaults.replicas())
+        return self._number(name, "replicas", entry.replicas, defaults.replicas())
 
-    def _policy(self, service: str, method: Method) -> MethodPolicy:
-        subject = f"{service}{method.path}"
-        choice = self.links.choices.get(service, {}).get(method, MethodChoice())
-        decided_deadline = _chosen_or(choice.deadline_ms, defaults.deadline_ms(method))
-        decided_idle = _chosen_or(choice.idle_timeout_ms, defaults.idle_timeout_ms(method))
-        return MethodPolicy(
-            method=method,
-            deadline_ms=self.recorder.take(subject, "deadline_ms", decided_deadline),
-            idle_timeout_ms=self.recorder.take(subject, "idle_timeout_ms", decided_idle),
-            duration_ms_max=self.recorder.take(
-                subject, "duration_ms_max", defaults.stream_duration_ms_max(method, self.lifetime_ms)
-            ),
-            retry=self._retry(subject, service, method),
+    def _zones(self, entry: ServiceEntry) -> tuple[str, ...]:
+        return tuple(zone.value for zone in entry.zones or self.manifest.zones)
+
+    def _fleet(self) -> Fleet:
+        return Fleet(
+            replicas=self.replicas | dict.fromkeys(self.outside, 1),
+            zones=self.zones,
+            caller_sidecars={name: self._caller_sidecars(name) for name in self.entries},
         )
 
-    def _retry(self, subject: str, service: str, method: Method) -> RetryPolicy | None:
-        take = self.recorder.take
-        conditions = take(subject, "retry.conditions", defaults.retry_conditions(method))
-        if not conditions:
-            return None
-        return RetryPolicy(
-            conditions=conditions,
-            attempts_max=take(subject, "retry.attempts_max", defaults.retry_attempts_max(self.replicas[service])),
-            backoff_base_ms=take(subject, "retry.backoff_base_ms", defaults.backoff_base_ms()),
-            backoff_max_ms=take(subject, "retry.backoff_ms_max", defaults.backoff_ms_max()),
-        )
+    def _caller_sidecars(self, name: str) -> int:
+        """How many sidecars check the health of each replica of a service or version."""
+        role = self._role(name)
+        sidecars = sum(self.replicas[caller] for caller, calls in self.links.calls.items() if role in calls)
+        return sidecars + (1 if role in self.links.exposes else 0)
+
+    def _role(self, name: str) -> str:
+        version_of = self.entries[name].version_of
+        return name if version_of is None else version_of.value
 
     def _service(self, name: str, entry: ServiceEntry) -> Service:
         assert entry.run is not None
+        role = self._role(name)
+        base = self.entries[role]  # what a version does not say, its service says
+        environment = {variable.key.value: variable.value.value for variable in (*base.env, *entry.env)}
+        secrets = {secret.key.value: secret for secret in (*base.secrets, *entry.secrets)}
         return Service(
             name=name,
-            identity=f"spiffe://{self.trust_domain}/service/{name}",
+            identity=f"spiffe://{self.trust_domain}/service/{role}",
+            version_of=role if role != name else None,
             command=entry.run.value,
             methods=self.links.served[name],
             replicas=self.replicas[name],
+            zones=self.zones[name],
             calls=self._edges(name, self.links.calls.get(name, {})),
-            callers=self._callers(name),
-            traffic=self._traffic(name),
+            callers=self._callers(role),
+            external_calls=self._edges(name, self.links.external_calls.get(name, {})),
+            external_connections=tuple(sorted(external.value for external in base.external)),
+            traffic=self.policies.service(name, role),
             listen_port=parse_listen(entry.listen.value)[1] if entry.listen else None,
-            environment=tuple(sorted((variable.key.value, variable.value.value) for variable in entry.env)),
-            environment_file=self._path(entry.env_file),
-            secrets=tuple(self._secret(secret) for secret in sorted(entry.secrets, key=_key)),
-            working_directory=self._path(entry.cwd),
+            environment=tuple(sorted(environment.items())),
+            environment_file=self._path(entry.env_file or base.env_file),
+            secrets=tuple(self._secret(secrets[variable]) for variable in sorted(secrets)),
+            working_directory=self._path(entry.cwd or base.cwd),
             image=entry.image.value if entry.image else None,
         )
 
     def _edges(self, caller: str, calls: Mapping[str, tuple[Method, ...]]) -> tuple[Edge, ...]:
-        return tuple(self._edge(caller, callee, methods) for callee, methods in sorted(calls.items()))
-
-    def _edge(self, caller: str, callee: str, methods: tuple[Method, ...]) -> Edge:
-        return Edge(caller=caller, callee=callee, methods=tuple(self.policies[method] for method in methods))
+        return tuple(self.policies.edge(caller, callee, methods) for callee, methods in sorted(calls.items()))
 
     def _callers(self, callee: str) -> tuple[Edge, ...]:
-        edges = [
-            self._edge(caller, callee, calls[callee]) for caller, calls in self.links.calls.items() if callee in calls
-        ]
+        """Edges that end at a service; a version of a caller has the identity of its service, and no edge of its own."""
+        callers = [name for name, calls in self.links.calls.items() if callee in calls and self._role(name) == name]
+        edges = [self.policies.edge(caller, callee, self.links.calls[caller][callee]) for caller in callers]
         if callee in self.links.exposes:
-            edges.append(self._edge(GATEWAY, callee, self.links.exposes[callee]))
+            edges.append(self.policies.edge(GATEWAY, callee, self.links.exposes[callee]))
         return tuple(sorted(edges, key=lambda edge: edge.caller))
 
-    def _traffic(self, name: str) -> TrafficPolicy:
-        take, replicas = self.recorder.take, self.replicas[name]
-        duration = defaults.connection_duration_ms_max(self.lifetime_ms)
-        return TrafficPolicy(
-            panic_threshold_percent=take(name, "panic_threshold_percent", defaults.panic_threshold_percent(replicas)),
-            outlier_detection=self._outlier_detection(name, replicas),
-            circuit_breaker=self._circuit_breaker(name, replicas),
-            health_check=self._health_check(name),
-            keepalive=Keepalive(
-                interval_ms=take(name, "keepalive.interval_ms", defaults.keepalive_interval_ms()),
-                timeout_ms=take(name, "keepalive.timeout_ms", defaults.keepalive_timeout_ms()),
-            ),
-            request_bytes_max=take(name, "request_bytes_max", defaults.request_bytes_max()),
-            connection_duration_ms_max=take(name, "connection_duration_ms_max", duration),
+    def _external(self, name: str, entry: ExternalEntry) -> External:
+        assert entry.address is not None
+        host, port = parse_host(entry.address.value)
+        return External(
+            name=name,
+            host=host,
+            port=port,
+            tls=None if entry.plaintext is not None else self._external_tls(host, entry.tls),
+            methods=self.links.served[name],
         )
 
-    def _outlier_detection(self, name: str, replicas: int) -> OutlierDetection:
-        def take(setting: str, decided: Decided[T]) -> T:
-            return self.recorder.take(name, f"outlier_detection.{setting}", decided)
-
-        return OutlierDetection(
-            consecutive_failures=take("consecutive_failures", defaults.consecutive_failures()),
-            interval_ms=take("interval_ms", defaults.outlier_interval_ms()),
-            base_ejection_ms=take("base_ejection_ms", defaults.base_ejection_ms()),
-            ejection_ms_max=take("ejection_ms_max", defaults.ejection_ms_max()),
-            ejection_jitter_ms=take("ejection_jitter_ms", defaults.ejection_jitter_ms()),
-            ejection_percent_max=take("ejection_percent_max", defaults.ejection_percent_max(replicas)),
-            always_eject_one=take("always_eject_one", defaults.always_eject_one(replicas)),
-        )
-
-    def _circuit_breaker(self, name: str, replicas: int) -> CircuitBreaker:
-        def take(setting: str, decided: Decided[T]) -> T:
-            return self.recorder.take(name, f"circuit_breaker.{setting}", decided)
-
-        return CircuitBreaker(
-            connections_max=take("connections_max", defaults.connections_max(replicas)),
-            pending_requests_max=take("pending_requests_max", defaults.pending_requests_max(replicas)),
-            requests_max=take("requests_max", defaults.requests_max(replicas)),
-            retry_budget_percent=take("retry_budget_percent", defaults.retry_budget_percent(replicas)),
-            retry_concurrency_min=take("retry_concurrency_min", defaults.retry_concurrency_min(replicas)),
-        )
-
-    def _health_check(self, name: str) -> HealthCheck:
-        def take(setting: str, decided: Decided[T]) -> T:
-            return self.recorder.take(name, f"health_check.{setting}", decided)
-
-        sidecars = sum(self.replicas[caller] for caller, calls in self.links.calls.items() if name in calls)
-        sidecars += 1 if name in self.links.exposes else 0
-        return HealthCheck(
-            interval_ms=take("interval_ms", defaults.health_interval_ms(sidecars)),
-            timeout_ms=take("timeout_ms", defaults.health_timeout_ms()),
-            healthy_threshold=take("healthy_threshold", defaults.healthy_threshold()),
-            unhealthy_threshold=take("unhealthy_threshold", defaults.unhealthy_threshold()),
-        )
+    def _external_tls(self, host: str, entry: ExternalTlsEntry | None) -> ExternalTls:
+        if entry is None:
+            return ExternalTls(server_name=host, ca=None, client=None)
+        certificate, private_key = self._path(entry.certificate), self._path(entry.private_key)
+        client = None
+        if certificate is not None and private_key is not None:
+            client = TlsFiles(certificate=certificate, private_key=private_key)
+        server_name = entry.server_name.value if entry.server_name is not None else host
+        return ExternalTls(server_name=server_name, ca=self._path(entry.ca), client=client)
 
     def _secret(self, entry: Entry[Located[str] | Generate]) -> Secret:
         if isinstance(entry.value, Generate):
@@ -292,7 +218,13 @@ class _Resolver:
             authentication=self._authentication(),
             reflection=entry.reflection.value if entry.reflection else False,
             exposes=self._edges(GATEWAY, self.links.exposes),
+            zone=self._gateway_zone(entry),
         )
+
+    def _gateway_zone(self, entry: GatewayEntry) -> str | None:
+        if entry.zone is not None:
+            return entry.zone.value
+        return self.manifest.zones[0].value if self.manifest.zones else None
 
     def _gateway_listen(self, entry: GatewayEntry) -> str:
         if self.overrides.gateway_listen is not None:
@@ -331,15 +263,14 @@ def _key(entry: Entry[T]) -> str:
     return entry.key.value
 
 
-def chosen_of(written: Located[int] | None) -> Chosen | None:
-    """Say what the user wrote, with its line."""
-    return None if written is None else Chosen(value=written.value, line=written.position.line)
-
-
-def _chosen_or(chosen: Chosen | None, default: Decided[int | None]) -> Decided[int | None]:
-    if chosen is None:
-        return default
-    return Decided(value=chosen.value, reason=f"line {chosen.line} of the manifest")
+def parse_host(text: str) -> tuple[str, int]:
+    """`rates.example.org:443` or `[::1]:443` to a host and a port. Raises ValueError when either is out of range."""
+    host, _, port = text.rpartition(":")
+    if not 1 <= int(port[:6]) <= 65_535:
+        raise ValueError(f"the port is not between 1 and 65535: {port[:20]}")
+    if host.startswith("[") or re.fullmatch(r"[0-9.]+", host):
+        return parse_listen(text)
+    return host, int(port)
 
 
 def parse_listen(text: str) -> tuple[str, int]:

@@ -2,18 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import base64
+from collections.abc import Iterable, Mapping
+from functools import reduce
 
-from generator.model import Edge, Mesh, Method, MethodPolicy, RetryCondition, RetryPolicy, StreamingKind
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+
+from generator.catalog.fields import files_of
+from generator.model import (
+    Edge,
+    HashKind,
+    HashOn,
+    HeaderChanges,
+    Hedging,
+    Mesh,
+    Method,
+    MethodPolicy,
+    RateLimit,
+    RetryCondition,
+    RetryPolicy,
+    Routing,
+    StreamingKind,
+    defaults,
+)
+from generator.model.mesh import GATEWAY
 from generator.render.names import (
+    HASH_HEADER,
     HEALTH_PATH,
     NOT_DELIVERED_HEADER,
     RESET_HEADER,
     STATUS_HEADER,
     authority,
     cluster_name,
+    external_name,
 )
-from generator.render.views import ArrivingCall, CallerView, CallView, CountedService, HeaderMatch, Limits, RetryView
+from generator.render.views import (
+    ArrivingCall,
+    CallerView,
+    CallView,
+    CountedService,
+    ExtractedMethod,
+    ExtractionView,
+    FiltersView,
+    HashView,
+    HeaderMatch,
+    HeadersView,
+    HeaderView,
+    Limits,
+    MirrorView,
+    RateView,
+    RetryView,
+    TargetView,
+    WeightView,
+)
+
+Conditions = Mapping[RetryCondition, tuple[tuple[str, ...], tuple[HeaderMatch, ...]]]
+"""What Envoy calls each condition: words of `retry_on`, and response headers."""
 
 GRPC_TIMEOUT_MS_MAX = 99_999_999
 """The header `grpc-timeout` has at most 8 digits (gRPC over HTTP/2, `TimeoutValue`)."""
@@ -23,7 +68,10 @@ HOST_CHOICES_PER_ATTEMPT = 32
 has no calls, wins three picks of four: 32 picks miss the other once in 10,000 times."""
 HEALTH_LIMITS = Limits(duration_ms=5_000, idle_ms=0)
 
-CONDITIONS: dict[RetryCondition, tuple[tuple[str, ...], tuple[HeaderMatch, ...]]] = {
+RESOURCE_EXHAUSTED = 8
+HTTPS_PORT = 443
+
+CONDITIONS: Conditions = {
     # The peer's sidecar was not reached or refused the stream, or it says that its application saw nothing.
     RetryCondition.NOT_DELIVERED: (
         ("connect-failure", "refused-stream", "reset-before-request"),
@@ -33,6 +81,14 @@ CONDITIONS: dict[RetryCondition, tuple[tuple[str, ...], tuple[HeaderMatch, ...]]
     RetryCondition.RESET: (("reset",), (HeaderMatch(name=RESET_HEADER, value="true"),)),
     # Not Envoy's own `unavailable`: that would also repeat what failed because of a dependency.
     RetryCondition.UNAVAILABLE: ((), (HeaderMatch(name=STATUS_HEADER, value=UNAVAILABLE),)),
+    RetryCondition.PUSH_BACK: ((), ()),
+}
+EXTERNAL_CONDITIONS: Conditions = {
+    # A host outside has no sidecar that would say what happened, and our own headers mean nothing from there.
+    RetryCondition.NOT_DELIVERED: (("connect-failure", "refused-stream", "reset-before-request"), ()),
+    RetryCondition.RESET: (("reset",), ()),
+    RetryCondition.UNAVAILABLE: (("unavailable",), ()),
+    RetryCondition.PUSH_BACK: (("resource-exhausted",), ()),
 }
 
 
@@ -43,25 +99,97 @@ def outgoing_calls(mesh: Mesh, edges: Iterable[Edge], public: Iterable[Method] =
     return tuple(sorted(calls, key=lambda call: call.path))
 
 
-def arriving_calls(callers: Iterable[Edge]) -> tuple[ArrivingCall, ...]:
+def external_calls(mesh: Mesh, edges: Iterable[Edge]) -> tuple[CallView, ...]:
+    """The same for hosts outside."""
+    calls = (_external_call(mesh, edge, policy) for edge in edges for policy in edge.methods)
+    return tuple(sorted(calls, key=lambda call: call.path))
+
+
+def filters_of(mesh: Mesh, calls: Iterable[CallView]) -> FiltersView:
+    """Which filters these calls need besides the usual ones."""
+    views = tuple(calls)
+    return FiltersView(
+        has_faults=any(call.faults is not None for call in views),
+        has_sessions=any(call.session is not None for call in views),
+        extraction=_extraction(mesh, views),
+    )
+
+
+def _extraction(mesh: Mesh, calls: tuple[CallView, ...]) -> ExtractionView | None:
+    methods = tuple(
+        ExtractedMethod(method=call.path[1:].replace("/", "."), field=call.hash_on.field)
+        for call in calls
+        if call.hash_on is not None and call.hash_on.field is not None
+    )
+    if not methods:
+        return None
+    services = {each.method.rpartition(".")[0] for each in methods}
+    part = files_of(mesh.descriptor_set, services)
+    return ExtractionView(descriptor_set=base64.b64encode(part).decode(), methods=methods)
+
+
+def arriving_calls(mesh: Mesh, callers: Iterable[Edge]) -> tuple[ArrivingCall, ...]:
     """Every method that somebody may call, with the most generous of the callers' limits; health checks, too."""
-    found: dict[str, Limits] = {HEALTH_PATH: HEALTH_LIMITS}
-    for edge in callers:
+    edges = tuple(callers)
+    found: dict[str, list[tuple[Edge, MethodPolicy]]] = {}
+    for edge in edges:
         for policy in edge.methods:
-            limits, path = limits_of(policy), policy.method.path
-            found[path] = _most_generous(limits, found[path]) if path in found else limits
-    return tuple(ArrivingCall(path=path, limits=found[path]) for path in sorted(found))
+            found.setdefault(policy.method.path, []).append((edge, policy))
+    arriving = [_arriving(mesh, path, found[path]) for path in found]
+    health = ArrivingCall(path=HEALTH_PATH, limits=HEALTH_LIMITS, is_stream=False, request_bytes_max=None, rates=())
+    return tuple(sorted([*arriving, health], key=lambda call: call.path))
+
+
+def _arriving(mesh: Mesh, path: str, policies: list[tuple[Edge, MethodPolicy]]) -> ArrivingCall:
+    first = policies[0][1]
+    limits = [limits_of(policy) for _, policy in policies]
+    limit = first.rate_limit
+    rates = () if limit is None else tuple(_rate(mesh, edge.caller, path, limit) for edge, _ in policies)
+    return ArrivingCall(
+        path=path,
+        limits=reduce(_most_generous, limits),
+        is_stream=first.method.streaming is not StreamingKind.UNARY,
+        request_bytes_max=first.request_bytes_max,
+        rates=tuple(sorted(rates, key=lambda rate: rate.caller)),
+    )
+
+
+def _rate(mesh: Mesh, caller: str, path: str, limit: RateLimit) -> RateView:
+    rate = limit.of(caller)
+    retry_ms = max(1, -(-rate.period_ms // rate.requests))
+    return RateView(
+        caller=caller,
+        certificate=f"URI={identity_of(mesh, caller)}",
+        requests=rate.requests,
+        period_ms=rate.period_ms,
+        burst=rate.burst,
+        retry_ms=retry_ms,
+        details=exhausted_details(f"more than {rate.requests} calls of {path[1:]} in {rate.period_ms} ms", retry_ms),
+    )
+
+
+def exhausted_details(message: str, retry_ms: int) -> str:
+    """`grpc-status-details-bin` of RESOURCE_EXHAUSTED with RetryInfo (google/rpc/error_details.proto), as base64."""
+    delay = Duration()
+    delay.FromMilliseconds(retry_ms)
+    status = status_pb2.Status(code=RESOURCE_EXHAUSTED, message=message)
+    status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return base64.b64encode(status.SerializeToString(deterministic=True)).decode().rstrip("=")
+
+
+def identity_of(mesh: Mesh, caller: str) -> str:
+    """The SPIFFE id of a service or of the gateway."""
+    if caller == GATEWAY and mesh.gateway is not None:
+        return mesh.gateway.identity
+    return mesh.service(caller).identity
 
 
 def callers_of(mesh: Mesh, edges: Iterable[Edge]) -> tuple[CallerView, ...]:
     """Who may call what; every caller may ask for health."""
-    identities = {service.name: service.identity for service in mesh.services}
-    if mesh.gateway is not None:
-        identities["gateway"] = mesh.gateway.identity
     return tuple(
         CallerView(
             name=edge.caller,
-            identity=identities[edge.caller],
+            identity=identity_of(mesh, edge.caller),
             paths=(*sorted(policy.method.path for policy in edge.methods), HEALTH_PATH),
         )
         for edge in sorted(edges, key=lambda edge: edge.caller)
@@ -83,34 +211,128 @@ def limits_of(policy: MethodPolicy) -> Limits:
     return Limits(duration_ms=policy.duration_ms_max, idle_ms=policy.idle_timeout_ms or 0)
 
 
-def retry_of(policy: RetryPolicy) -> RetryView:
-    """Translate the conditions."""
-    found = [CONDITIONS[condition] for condition in RetryCondition if condition in policy.conditions]
+def retry_of(
+    policy: RetryPolicy | None,
+    hedging: Hedging | None = None,
+    *,
+    conditions: Conditions = CONDITIONS,
+    avoids_zones: bool = False,
+) -> RetryView | None:
+    """Translate the conditions. A hedged call is bounded by the attempts of its hedging alone."""
+    if policy is None and hedging is None:
+        return None
+    allowed = policy.conditions if policy is not None else frozenset[RetryCondition]()
+    per_try_ms = hedging.delay_ms if hedging is not None else policy.per_try_ms if policy is not None else None
+    if per_try_ms is not None:
+        allowed |= {RetryCondition.RESET}  # how Envoy calls an attempt that it gave up
+    found = [conditions[condition] for condition in RetryCondition if condition in allowed]
     words = [word for condition_words, _ in found for word in condition_words]
+    headers = tuple(header for _, headers in found for header in headers)
+    base_ms = policy.backoff_base_ms if policy is not None else defaults.BACKOFF_BASE_MS
     return RetryView(
-        retry_on=",".join([*words, "retriable-headers"]),
-        headers=tuple(header for _, headers in found for header in headers),
-        attempts_max=policy.attempts_max,
+        retry_on=",".join([*words, *(["retriable-headers"] if headers else [])]),
+        headers=headers,
+        attempts_max=hedging.attempts_max if hedging is not None else policy.attempts_max if policy is not None else 0,
         host_choices_max=HOST_CHOICES_PER_ATTEMPT,
-        backoff_base_ms=policy.backoff_base_ms,
-        backoff_ms_max=policy.backoff_max_ms,
+        backoff_base_ms=base_ms,
+        backoff_ms_max=policy.backoff_max_ms if policy is not None else base_ms * defaults.BACKOFF_RATIO,
+        per_try_ms=per_try_ms,
+        is_hedged=hedging is not None,
+        avoids_zones=avoids_zones,
     )
 
 
 def _call(mesh: Mesh, edge: Edge, policy: MethodPolicy, public: set[str]) -> CallView:
-    method, retry = policy.method, policy.retry
-    may_repeat = method.streaming in {StreamingKind.UNARY, StreamingKind.SERVER}
+    method, routing = policy.method, policy.routing
+    callee = mesh.service(edge.callee)
+    mirror = None
+    if routing.mirror_to is not None:
+        mirror = MirrorView(cluster=cluster_name(routing.mirror_to), percent=routing.mirror_percent)
     return CallView(
         path=method.path,
-        cluster=cluster_name(edge.callee),
+        targets=_targets(edge.callee, method, routing),
         authority=authority(edge.callee, mesh.trust_domain),
         limits=limits_of(policy),
         grpc_timeout=_grpc_timeout(policy.deadline_ms),
-        # A policy would make the sidecar keep a client's whole stream for a second attempt.
-        retry=retry_of(retry) if retry is not None and retry.conditions and may_repeat else None,
+        retry=_retry(policy, CONDITIONS, avoids_zones=len(set(callee.zones)) > 1),
         is_public=method.path in public,
         is_stream=method.streaming is not StreamingKind.UNARY,
+        mirror=mirror,
+        faults=policy.faults,
+        session=callee.traffic.session,
+        hash_on=_hash_on(policy.hash_on),
+        request_headers=headers_view(policy.request_headers),
+        response_headers=headers_view(policy.response_headers),
     )
+
+
+def _external_call(mesh: Mesh, edge: Edge, policy: MethodPolicy) -> CallView:
+    external, method = mesh.external(edge.callee), policy.method
+    host = external.tls.server_name if external.tls is not None else external.host
+    cluster = external_name(external.name)
+    target = TargetView(name=method.path, headers=(), clusters=(WeightView(cluster=cluster, weight=1),))
+    return CallView(
+        path=method.path,
+        targets=(target,),
+        authority=host if external.port == HTTPS_PORT else f"{host}:{external.port}",
+        limits=limits_of(policy),
+        grpc_timeout=_grpc_timeout(policy.deadline_ms),
+        retry=_retry(policy, EXTERNAL_CONDITIONS, avoids_zones=False),
+        is_public=False,
+        is_stream=method.streaming is not StreamingKind.UNARY,
+        mirror=None,
+        faults=policy.faults,
+        session=None,
+        hash_on=None,
+        request_headers=headers_view(policy.request_headers),
+        response_headers=headers_view(policy.response_headers),
+    )
+
+
+def _retry(policy: MethodPolicy, conditions: Conditions, *, avoids_zones: bool) -> RetryView | None:
+    """A policy on a stream of requests would make the sidecar keep it all for a second attempt."""
+    if policy.method.streaming not in {StreamingKind.UNARY, StreamingKind.SERVER}:
+        return None
+    return retry_of(policy.retry, policy.hedging, conditions=conditions, avoids_zones=avoids_zones)
+
+
+def _targets(callee: str, method: Method, routing: Routing) -> tuple[TargetView, ...]:
+    matched = tuple(
+        TargetView(
+            name=f"{method.path} to {match.to} ({number})",
+            headers=tuple(HeaderMatch(name=name, value=value) for name, value in match.headers),
+            clusters=(WeightView(cluster=cluster_name(match.to), weight=1),),
+        )
+        for number, match in enumerate(routing.matches)
+    )
+    split = routing.split or ((callee, 1),)
+    clusters = tuple(WeightView(cluster=cluster_name(name), weight=weight) for name, weight in split)
+    return (*matched, TargetView(name=method.path, headers=(), clusters=clusters))
+
+
+def _hash_on(hash_on: HashOn | None) -> HashView | None:
+    if hash_on is None:
+        return None
+    match hash_on.kind:
+        case HashKind.HEADER:
+            return HashView(header=hash_on.name)
+        case HashKind.FIELD:
+            return HashView(header=HASH_HEADER, field=hash_on.name)
+        case HashKind.COOKIE:
+            return HashView(cookie=hash_on.name, ttl_ms=hash_on.ttl_ms)
+        case HashKind.SOURCE:
+            return HashView(source=True)
+
+
+def headers_view(changes: HeaderChanges) -> HeadersView:
+    """Translate header changes; Envoy's formatter reads `%` as the begin of a variable."""
+    actions = ((changes.set, "OVERWRITE_IF_EXISTS_OR_ADD"), (changes.add, "APPEND_IF_EXISTS_OR_ADD"))
+    written = tuple(
+        HeaderView(name=name, value=value.replace("%", "%%"), action=action)
+        for headers, action in actions
+        for name, value in headers
+    )
+    return HeadersView(written=written, removed=changes.remove)
 
 
 def _grpc_timeout(deadline_ms: int | None) -> str | None:

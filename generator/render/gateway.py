@@ -5,7 +5,7 @@ from __future__ import annotations
 from generator.model import Authentication, Gateway, GatewayPlacement, Mesh, Placement
 from generator.model.mesh import GATEWAY
 from generator.render import names
-from generator.render.calls import counted, outgoing_calls
+from generator.render.calls import counted, filters_of, outgoing_calls
 from generator.render.sidecar import STATS_TARGET, common, scrape
 from generator.render.views import (
     AuthenticationView,
@@ -21,11 +21,11 @@ from generator.render.workload import (
     GATEWAY_HEAP_BYTES_MAX,
     Scene,
     bootstrap,
+    endpoint_sets,
     identity_secrets,
     local_cluster,
     resource,
-    service_cluster,
-    service_endpoints,
+    service_clusters,
     telemetry_cluster,
 )
 from generator.resources import Resource, ResourceType, WorkloadResources
@@ -44,18 +44,18 @@ def gateway_workload(mesh: Mesh, placement: Placement, gateway: Gateway, edge: G
         placement=placement,
         workload=GATEWAY,
         service=GATEWAY,
+        zone=gateway.zone,
         admin=edge.admin,
         scrape=edge.scrape,
         certificates=edge.certificates,
     )
-    callees = sorted({exposed.callee for exposed in gateway.exposes})
     return WorkloadResources(
         name=GATEWAY,
         bootstrap=bootstrap(scene, heap_bytes_max=GATEWAY_HEAP_BYTES_MAX, connections_max=GATEWAY_CONNECTIONS_MAX),
         listeners=_listeners(scene, gateway, edge),
-        clusters=_clusters(scene, edge, callees),
+        clusters=_clusters(scene, gateway, edge),
         routes=(_route(scene, gateway),),
-        endpoints=tuple(service_endpoints(callee, placement.of_service(callee)) for callee in callees),
+        endpoints=endpoint_sets(scene, gateway.exposes),
         secrets=_secrets(gateway, edge),
     )
 
@@ -70,6 +70,7 @@ def _listeners(scene: Scene, gateway: Gateway, edge: GatewayPlacement) -> tuple[
         edge_secret=None if gateway.tls is None else scene.file_view("secrets", names.SECRET_EDGE),
         counted_services=counted(policy.method for exposed in gateway.exposes for policy in exposed.methods),
         authentication=_authentication(gateway.authentication, scene.placement.jwks),
+        filters=filters_of(scene.mesh, outgoing_calls(scene.mesh, gateway.exposes)),
         route=scene.file_view("routes", names.LISTENER_GATEWAY),
         strip_own_headers=True,
         unanswered=UNANSWERED,
@@ -78,8 +79,8 @@ def _listeners(scene: Scene, gateway: Gateway, edge: GatewayPlacement) -> tuple[
     return (listener, scrape(scene, pages))
 
 
-def _clusters(scene: Scene, edge: GatewayPlacement, callees: list[str]) -> tuple[Resource, ...]:
-    clusters = [service_cluster(scene, scene.mesh.service(callee)) for callee in callees]
+def _clusters(scene: Scene, gateway: Gateway, edge: GatewayPlacement) -> tuple[Resource, ...]:
+    clusters = list(service_clusters(scene, gateway.exposes))
     clusters += [
         local_cluster(names.CLUSTER_INTROSPECTION, edge.introspection, is_http2=True),
         local_cluster(names.CLUSTER_ADMIN, edge.admin, is_http2=False),
@@ -91,7 +92,8 @@ def _clusters(scene: Scene, edge: GatewayPlacement, callees: list[str]) -> tuple
 def _route(scene: Scene, gateway: Gateway) -> Resource:
     authentication = gateway.authentication
     public = authentication.public if authentication is not None else ()
-    sizes = [scene.mesh.service(exposed.callee).traffic.request_bytes_max for exposed in gateway.exposes]
+    destinations = [destination for exposed in gateway.exposes for destination in exposed.destinations]
+    sizes = [destination.traffic.request_bytes_max for destination in destinations]
     reflection = names.INTROSPECTION_REFLECTION if gateway.reflection else ()
     return resource(
         ResourceType.ROUTE,

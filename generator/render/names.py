@@ -26,6 +26,8 @@ STATUS_HEADER = "x-nipmesh-status"
 DEPENDENCY_FAILED_HEADER = "x-nipmesh-dependency-failed"
 """Set by an application on UNAVAILABLE that stems from a service it calls: its callers do not repeat such a call."""
 OWN_RESPONSE_HEADERS = (NOT_DELIVERED_HEADER, RESET_HEADER, STATUS_HEADER)
+HASH_HEADER = "x-nipmesh-hash"
+"""Set by the caller's sidecar: the field of the request by which the replica is chosen."""
 HEALTH_PATH = "/grpc.health.v1.Health/Check"
 INTROSPECTION_HEALTH = "/grpc.health.v1.Health/"
 INTROSPECTION_REFLECTION = ("/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/")
@@ -36,6 +38,11 @@ XDS_FOLDERS = {"listeners": "lds", "clusters": "cds", "routes": "rds", "endpoint
 def cluster_name(service: str) -> str:
     """Name the cluster of a service in its callers' sidecars and in the gateway."""
     return f"outbound_{service}"
+
+
+def external_name(external: str) -> str:
+    """Name the cluster, and of hosts that speak no gRPC the listener, of a host outside."""
+    return f"external_{external}"
 
 
 def authority(service: str, trust_domain: str) -> str:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from generator.model import Mesh, Placement, ReplicaPlacement, Service
+from generator.model import Address, Mesh, Placement, ReplicaPlacement, Service
 from generator.render import names
-from generator.render.calls import arriving_calls, callers_of, counted, outgoing_calls
-from generator.render.views import PageView, address_view
+from generator.render.calls import (
+    arriving_calls,
+    callers_of,
+    counted,
+    external_calls,
+    filters_of,
+    outgoing_calls,
+)
+from generator.render.views import CallView, PageView, address_view
 from generator.render.workload import (
     SIDECAR_CONNECTIONS_MAX,
     SIDECAR_HEAP_BYTES_MAX,
@@ -15,11 +22,12 @@ from generator.render.workload import (
     Scene,
     bootstrap,
     claim_header_names,
+    endpoint_sets,
+    external_clusters,
     identity_secrets,
     local_cluster,
     resource,
-    service_cluster,
-    service_endpoints,
+    service_clusters,
     telemetry_cluster,
 )
 from generator.resources import Resource, ResourceType, WorkloadResources
@@ -29,12 +37,22 @@ STATS_TARGET = "/stats/prometheus"
 NOTHING_HERE = "metrics are at /metrics/app and /metrics/envoy, with GET\n"
 DEPENDENCY_OR_STATUS = f"%RESP({names.DEPENDENCY_FAILED_HEADER}?GRPC-STATUS)%"
 """The first header, else the second, else nothing at all."""
+TIMED_OUT_STATUS = "4"
+"""DEADLINE_EXCEEDED."""
 STREAM_RESET_EXPRESSION = "response.code_details.contains('{remote_reset')"
 """Envoy's words for a stream that the application reset. Its flag UR would not do: a refused stream has it, too."""
 STREAM_RESET_STATUS = "3"
 """INVALID_ARGUMENT: callers' sidecars see HTTP's 400 in it; any 5xx would count against the replica."""
 UNANSWERED = "the application does not answer"
 """Instead of Envoy's own words, which name sockets and transports."""
+EXHAUSTED_STATUS = "8"
+"""RESOURCE_EXHAUSTED."""
+REFUSED_EXPRESSION = "response.code_details in ['reached_concurrency_limit', 'denied_by_admission_control']"
+"""Envoy's words for what adaptive concurrency and admission control refuse."""
+REFUSED_MESSAGE = "the service has no room for this call"
+TOO_LARGE_EXPRESSION = "response.code_details.contains('request_payload_too_large')"
+"""Envoy's words for a body beyond the buffer filter's limit."""
+TOO_LARGE_MESSAGE = "the request is longer than the manifest allows"
 STREAM_RESET_MESSAGE = "the application refused the bytes of this call"
 
 
@@ -46,18 +64,18 @@ def sidecar(mesh: Mesh, placement: Placement, replica: ReplicaPlacement) -> Work
         placement=placement,
         workload=replica.name,
         service=service.name,
+        zone=service.zone(replica.index),
         admin=replica.admin,
         scrape=replica.scrape,
         certificates=replica.certificates,
     )
-    callees = sorted({edge.callee for edge in service.calls})
     return WorkloadResources(
         name=replica.name,
         bootstrap=bootstrap(scene, heap_bytes_max=SIDECAR_HEAP_BYTES_MAX, connections_max=SIDECAR_CONNECTIONS_MAX),
         listeners=_listeners(scene, service, replica),
-        clusters=_clusters(scene, replica, callees),
+        clusters=_clusters(scene, service, replica),
         routes=_routes(scene, service),
-        endpoints=tuple(service_endpoints(callee, placement.of_service(callee)) for callee in callees),
+        endpoints=endpoint_sets(scene, service.calls),
         secrets=tuple(sorted(identity_secrets(replica.certificates), key=lambda secret: secret.name)),
     )
 
@@ -67,7 +85,19 @@ def _listeners(scene: Scene, service: Service, replica: ReplicaPlacement) -> tup
         PageView(path="/metrics/app", cluster=names.CLUSTER_APPLICATION_METRICS, target=METRICS_TARGET),
         PageView(path="/metrics/envoy", cluster=names.CLUSTER_ADMIN, target=STATS_TARGET),
     )
-    return (_egress_listener(scene, service, replica), _inbound_listener(scene, service, replica), scrape(scene, pages))
+    listeners = [_egress_listener(scene, service, replica), _inbound_listener(scene, service, replica)]
+    listeners += [_external_listener(name, address) for name, address in replica.external]
+    return tuple(sorted([*listeners, scrape(scene, pages)], key=lambda listener: listener.name))
+
+
+def _external_listener(name: str, address: Address) -> Resource:
+    """Where the application finds a host outside that speaks no gRPC."""
+    return resource(
+        ResourceType.LISTENER,
+        "listener_external",
+        name=names.external_name(name),
+        address=address_view(address, listens=True),
+    )
 
 
 def scrape(scene: Scene, pages: tuple[PageView, ...]) -> Resource:
@@ -92,11 +122,13 @@ def common(scene: Scene, direction: str) -> dict[str, Any]:
         "telemetry": names.CLUSTER_TELEMETRY,
         "streams_max": STREAMS_MAX,
         "claim_headers": claim_header_names(scene.mesh),
+        "timed_out_status": TIMED_OUT_STATUS,
     }
 
 
 def _inbound_listener(scene: Scene, service: Service, replica: ReplicaPlacement) -> Resource:
     callers = callers_of(scene.mesh, service.callers)
+    calls = arriving_calls(scene.mesh, service.callers)
     return resource(
         ResourceType.LISTENER,
         "listener_inbound",
@@ -116,7 +148,17 @@ def _inbound_listener(scene: Scene, service: Service, replica: ReplicaPlacement)
         stream_reset_status=STREAM_RESET_STATUS,
         stream_reset_message=STREAM_RESET_MESSAGE,
         strip_own_headers=False,
-        calls=arriving_calls(service.callers),
+        calls=calls,
+        adaptive_concurrency=service.traffic.adaptive_concurrency,
+        admission_control=service.traffic.admission_control,
+        has_rates=any(call.rates for call in calls),
+        has_sizes=any(call.request_bytes_max is not None for call in calls),
+        own_request_headers=(names.HASH_HEADER,),
+        refused_expression=REFUSED_EXPRESSION,
+        refused_status=EXHAUSTED_STATUS,
+        refused_message=REFUSED_MESSAGE,
+        too_large_expression=TOO_LARGE_EXPRESSION,
+        too_large_message=TOO_LARGE_MESSAGE,
         cluster=names.CLUSTER_APPLICATION,
         own_response_headers=names.OWN_RESPONSE_HEADERS,
         status_header=names.STATUS_HEADER,
@@ -130,7 +172,10 @@ def _egress_listener(scene: Scene, service: Service, replica: ReplicaPlacement) 
         ResourceType.LISTENER,
         "listener_egress",
         address=address_view(replica.egress, listens=True),
-        counted_services=counted(policy.method for edge in service.calls for policy in edge.methods),
+        counted_services=counted(
+            policy.method for edge in (*service.calls, *service.external_calls) for policy in edge.methods
+        ),
+        filters=filters_of(scene.mesh, _outgoing(scene, service)),
         route=scene.file_view("routes", names.LISTENER_EGRESS),
         strip_own_headers=True,
         **_egress_route(scene, service),
@@ -138,12 +183,17 @@ def _egress_listener(scene: Scene, service: Service, replica: ReplicaPlacement) 
     )
 
 
+def _outgoing(scene: Scene, service: Service) -> tuple[CallView, ...]:
+    calls = (*outgoing_calls(scene.mesh, service.calls), *external_calls(scene.mesh, service.external_calls))
+    return tuple(sorted(calls, key=lambda call: call.path))
+
+
 def _egress_route(scene: Scene, service: Service) -> dict[str, Any]:
-    callees = {edge.callee for edge in service.calls}
-    sizes = [scene.mesh.service(callee).traffic.request_bytes_max for callee in callees]
+    edges = (*service.calls, *service.external_calls)
+    sizes = [destination.traffic.request_bytes_max for edge in edges for destination in edge.destinations]
     return {
         "name": names.LISTENER_EGRESS,
-        "calls": outgoing_calls(scene.mesh, service.calls),
+        "calls": _outgoing(scene, service),
         "own_response_headers": (*names.OWN_RESPONSE_HEADERS, names.DEPENDENCY_FAILED_HEADER),
         "request_bytes_max": max(sizes, default=0),
         "refusal": f"the manifest does not allow {service.name} to call this method",
@@ -152,13 +202,13 @@ def _egress_route(scene: Scene, service: Service) -> dict[str, Any]:
 
 def _routes(scene: Scene, service: Service) -> tuple[Resource, ...]:
     """The egress routes; a service that calls nobody has its one refusal in the listener itself."""
-    if not service.calls:
+    if not service.calls and not service.external_calls:
         return ()
     return (resource(ResourceType.ROUTE, "route_egress", **_egress_route(scene, service)),)
 
 
-def _clusters(scene: Scene, replica: ReplicaPlacement, callees: list[str]) -> tuple[Resource, ...]:
-    clusters = [service_cluster(scene, scene.mesh.service(callee)) for callee in callees]
+def _clusters(scene: Scene, service: Service, replica: ReplicaPlacement) -> tuple[Resource, ...]:
+    clusters = [*service_clusters(scene, service.calls), *external_clusters(scene, service)]
     clusters += [
         local_cluster(names.CLUSTER_APPLICATION, replica.app, is_http2=True),
         local_cluster(names.CLUSTER_APPLICATION_METRICS, replica.app_metrics, is_http2=False),

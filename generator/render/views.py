@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from generator.model import Address, UnixAddress
+from generator.model import Address, Faults, Session, UnixAddress
 
 SOCKET_MODE = 0o600
 
@@ -52,6 +52,38 @@ class RetryView:
     host_choices_max: int
     backoff_base_ms: int
     backoff_ms_max: int
+    per_try_ms: int | None
+    """When an attempt is given up, or (hedging) gets another one beside it."""
+    is_hedged: bool
+    avoids_zones: bool
+    """Another attempt goes to another zone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetView:
+    """Where calls of one method go: one cluster, or several with weights."""
+
+    name: str
+    """Of the route."""
+    headers: tuple[HeaderMatch, ...]
+    """What a call must bring besides its path."""
+    clusters: tuple[WeightView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightView:
+    """A cluster and its share."""
+
+    cluster: str
+    weight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorView:
+    """A cluster that gets copies."""
+
+    cluster: str
+    percent: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +91,8 @@ class CallView:
     """One method on its way to a service."""
 
     path: str
-    cluster: str
+    targets: tuple[TargetView, ...]
+    """Routes in the order in which they are tried."""
     authority: str
     limits: Limits
     grpc_timeout: str | None
@@ -69,6 +102,73 @@ class CallView:
     """Needs no token (of the gateway's routes)."""
     is_stream: bool
     """May stay open; counts against the breaker of streams."""
+    mirror: MirrorView | None
+    faults: Faults | None
+    session: Session | None
+    hash_on: HashView | None
+    request_headers: HeadersView
+    response_headers: HeadersView
+
+    @property
+    def has_filters(self) -> bool:
+        """Whether a filter treats this method differently from others."""
+        has_field = self.hash_on is not None and self.hash_on.field is not None
+        return self.is_public or has_field or self.faults is not None or self.session is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HashView:
+    """What the balancer hashes: one of these."""
+
+    header: str | None = None
+    cookie: str | None = None
+    ttl_ms: int = 0
+    field: str | None = None
+    source: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderView:
+    """A header that is written."""
+
+    name: str
+    value: str
+    """In the language of Envoy's formatter."""
+    action: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadersView:
+    """What happens to headers on their way."""
+
+    written: tuple[HeaderView, ...]
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractionView:
+    """Methods of which the sidecar reads a field of the request."""
+
+    descriptor_set: str
+    """Base64 of the part of the protobufs that is needed."""
+    methods: tuple[ExtractedMethod, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractedMethod:
+    """One method, as `package.Service.Method`, and the field."""
+
+    method: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FiltersView:
+    """Which filters the outgoing calls of a workload need besides the usual ones."""
+
+    has_faults: bool
+    has_sessions: bool
+    extraction: ExtractionView | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +185,24 @@ class ArrivingCall:
 
     path: str
     limits: Limits
+    is_stream: bool
+    request_bytes_max: int | None
+    rates: tuple[RateView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateView:
+    """How often a caller may call a method."""
+
+    caller: str
+    certificate: str
+    """How the sidecar's note of the peer's certificate ends."""
+    requests: int
+    period_ms: int
+    burst: int
+    retry_ms: int
+    details: str
+    """Base64 of google.rpc.Status with RetryInfo."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +245,16 @@ class EndpointView:
     name: str
     host: str
     port: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalityView:
+    """The replicas of one zone, as one caller sees it; None: no zones."""
+
+    zone: str | None
+    priority: int
+    replicas: tuple[EndpointView, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

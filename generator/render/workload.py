@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,20 +10,30 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from generator.model import Address, Mesh, Placement, ReplicaPlacement, Service, SocketAddress, UnixAddress
+from generator.model import (
+    Address,
+    CircuitBreaker,
+    Destination,
+    Edge,
+    Mesh,
+    Placement,
+    ReplicaPlacement,
+    Service,
+    SocketAddress,
+    TrafficPolicy,
+    UnixAddress,
+)
+from generator.model.mesh import SYSTEM_AUTHORITIES
 from generator.render import names
 from generator.render.parse import parse_yaml
 from generator.render.templates import render_text
-from generator.render.views import BreakerView, EndpointView, FileView, SecretsView, address_view
+from generator.render.views import BreakerView, EndpointView, FileView, LocalityView, SecretsView, address_view
 from generator.resources import Resource, ResourceType, make_resource
 
 MEMO_ENTRIES_MAX = 50_000
 """About ten resources for each of five thousand workloads; the oldest go first."""
 STREAMS_MAX = 1_024
 """Calls at once on one connection; callers open another one beyond."""
-STREAMS_DIVISOR = 2
-"""Streams of one caller to one service: half as many as unary calls. Each holds memory for as long as its client likes,
-and replicas must have room for the unary calls beside them."""
 LOCAL_CONNECTIONS_MAX = 1_024
 LOCAL_REQUESTS_MAX = 16_384
 """The callers' circuit breakers are far below; this only bounds the memory of a sidecar in trouble."""
@@ -44,6 +55,7 @@ class Scene:
     workload: str
     service: str
     """The service's name; `gateway` for the edge."""
+    zone: str | None
     admin: UnixAddress
     scrape: SocketAddress
     certificates: Path
@@ -92,6 +104,7 @@ def bootstrap(scene: Scene, *, heap_bytes_max: int, connections_max: int) -> Res
         "bootstrap",
         workload=scene.workload,
         service=scene.service,
+        zone=scene.zone,
         admin=address_view(scene.admin, listens=True),
         files={"listeners": scene.file("listeners"), "clusters": scene.file("clusters")},
         heap_bytes_max=heap_bytes_max,
@@ -99,45 +112,116 @@ def bootstrap(scene: Scene, *, heap_bytes_max: int, connections_max: int) -> Res
     )
 
 
-def service_cluster(scene: Scene, callee: Service) -> Resource:
-    """Another service as this workload calls it."""
-    traffic = callee.traffic
+def service_clusters(scene: Scene, edges: Iterable[Edge]) -> tuple[Resource, ...]:
+    """Every version of every other service as this workload calls it."""
+    return tuple(_service_cluster(scene, destination) for edge in edges for destination in edge.destinations)
+
+
+def _service_cluster(scene: Scene, destination: Destination) -> Resource:
+    callee, traffic = scene.mesh.service(destination.service), destination.traffic
     return resource(
         ResourceType.CLUSTER,
         "cluster_service",
         name=names.cluster_name(callee.name),
         endpoints_file=scene.file("endpoints", names.cluster_name(callee.name)),
-        authority=names.authority(callee.name, scene.mesh.trust_domain),
-        panic_threshold_percent=traffic.panic_threshold_percent,
+        authority=names.authority(callee.role, scene.mesh.trust_domain),
         health_check=traffic.health_check,
-        outlier=traffic.outlier_detection,
-        circuit_breaker=traffic.circuit_breaker,
-        breakers=_breakers(traffic.circuit_breaker.requests_max),
         keepalive=traffic.keepalive,
         connection_ms_max=traffic.connection_duration_ms_max,
-        streams_max=STREAMS_MAX,
         secrets=scene.secrets,
         peers=(callee.identity,),
+        **_traffic(traffic),
     )
 
 
-def _breakers(requests_max: int) -> tuple[BreakerView, ...]:
+def _traffic(traffic: TrafficPolicy) -> dict[str, Any]:
+    """What clusters of services and of hosts outside have in common."""
+    return {
+        "balancing": traffic.load_balancing,
+        "outlier": traffic.outlier_detection,
+        "circuit_breaker": traffic.circuit_breaker,
+        "breakers": _breakers(traffic.circuit_breaker),
+        "streams_max": STREAMS_MAX,
+    }
+
+
+def external_clusters(scene: Scene, service: Service) -> tuple[Resource, ...]:
+    """The hosts outside that this workload may reach."""
+    connections = [_external_cluster(scene, name, None) for name in service.external_connections]
+    spoken = [_external_cluster(scene, edge.callee, edge.destinations[0].traffic) for edge in service.external_calls]
+    return (*connections, *spoken)
+
+
+def _external_cluster(scene: Scene, name: str, traffic: TrafficPolicy | None) -> Resource:
+    external = scene.mesh.external(name)
+    policies = _traffic(traffic) if traffic is not None else {}
+    return resource(
+        ResourceType.CLUSTER,
+        "cluster_external",
+        name=names.external_name(name),
+        host=external.host,
+        port=external.port,
+        is_address=is_address(external.host),
+        tls=external.tls,
+        authorities=SYSTEM_AUTHORITIES if external.tls is None or external.tls.ca is None else str(external.tls.ca),
+        is_server_address=external.tls is not None and is_address(external.tls.server_name),
+        is_grpc=bool(external.methods),
+        connections_max=LOCAL_CONNECTIONS_MAX,
+        **policies,
+    )
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _breakers(breaker: CircuitBreaker) -> tuple[BreakerView, ...]:
     """Unary calls (priority DEFAULT) keep all their room; streams (HIGH), which may stay for hours, have their own."""
-    streams_max = max(1, requests_max // STREAMS_DIVISOR)
     return (
-        BreakerView(priority="DEFAULT", requests_max=requests_max),
-        BreakerView(priority="HIGH", requests_max=streams_max),
+        BreakerView(priority="DEFAULT", requests_max=breaker.requests_max),
+        BreakerView(priority="HIGH", requests_max=breaker.streams_max),
     )
 
 
-def service_endpoints(callee: str, replicas: Iterable[ReplicaPlacement]) -> Resource:
-    """The replicas of a service that take traffic."""
-    chosen = tuple(
-        EndpointView(name=replica.name, host=replica.inbound.host, port=replica.inbound.port)
-        for replica in replicas
-        if replica.in_rotation
-    )
-    return resource(ResourceType.ENDPOINTS, "endpoints", cluster=names.cluster_name(callee), replicas=chosen)
+def endpoint_sets(scene: Scene, edges: Iterable[Edge]) -> tuple[Resource, ...]:
+    """The replicas of every version that this workload may call."""
+    called = sorted({destination.service for edge in edges for destination in edge.destinations})
+    return tuple(_endpoint_set(scene, scene.mesh.service(name)) for name in called)
+
+
+def _endpoint_set(scene: Scene, callee: Service) -> Resource:
+    replicas = [replica for replica in scene.placement.of_service(callee.name) if replica.in_rotation]
+    cluster = names.cluster_name(callee.name)
+    localities = localities_of(callee, replicas, scene.zone)
+    return resource(ResourceType.ENDPOINTS, "endpoints", cluster=cluster, localities=localities)
+
+
+def localities_of(
+    callee: Service, replicas: Iterable[ReplicaPlacement], own_zone: str | None
+) -> tuple[LocalityView, ...]:
+    """The replicas by zone, with the order in which a caller in `own_zone` falls over to them."""
+    found: dict[str | None, list[EndpointView]] = {}
+    for replica in replicas:
+        found.setdefault(callee.zone(replica.index), []).append(_endpoint(callee, replica))
+    order = [own_zone, *callee.traffic.load_balancing.failover] if own_zone is not None else []
+    ranks = {zone: order.index(zone) if zone in order else len(order) for zone in found}
+    priorities = {rank: priority for priority, rank in enumerate(sorted(set(ranks.values())))}
+    views = [
+        LocalityView(zone=zone, priority=priorities[ranks[zone]], replicas=tuple(endpoints))
+        for zone, endpoints in found.items()
+    ]
+    return tuple(sorted(views, key=lambda view: (view.priority, view.zone or "")))
+
+
+def _endpoint(callee: Service, replica: ReplicaPlacement) -> EndpointView:
+    weights = callee.traffic.load_balancing.weights
+    weight = weights[replica.index] if replica.index < len(weights) else 1
+    return EndpointView(name=replica.name, host=replica.inbound.host, port=replica.inbound.port, weight=weight)
 
 
 def local_cluster(name: str, address: Address | None, *, is_http2: bool) -> Resource:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 Used = Iterator[tuple[str, str]]
 """(kind, name) pairs; the kinds are `cluster`, `route`, `endpoints` and `secret`."""
 
@@ -29,8 +30,19 @@ def _own_references(value: dict[str, Any]) -> Used:
     if "eds_cluster_config" in value:
         yield "endpoints", value["eds_cluster_config"].get("service_name") or value["name"]
     route = value.get("route")
-    if isinstance(route, dict) and "cluster" in route:
-        yield "cluster", route["cluster"]
+    if isinstance(route, dict):
+        yield from _clusters_of(route)
+    if value.get("@type") == TCP_PROXY:
+        yield "cluster", value["cluster"]
     service = value.get("envoy_grpc")
     if isinstance(service, dict):
         yield "cluster", service["cluster_name"]
+
+
+def _clusters_of(route: dict[str, Any]) -> Used:
+    if "cluster" in route:
+        yield "cluster", route["cluster"]
+    for weighted in route.get("weighted_clusters", {}).get("clusters", ()):
+        yield "cluster", weighted["name"]
+    for mirror in route.get("request_mirror_policies", ()):
+        yield "cluster", mirror["cluster"]

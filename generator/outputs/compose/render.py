@@ -81,12 +81,13 @@ def _environment(mesh: Mesh, service: Service, index: int) -> dict[str, str]:
     listens = f"unix:{SOCKETS}/app.sock" if service.listen_port is None else f"127.0.0.1:{service.listen_port}"
     own = {
         "NIPMESH_MESH": mesh.name,
-        "NIPMESH_SERVICE": service.name,
+        "NIPMESH_SERVICE": service.role,
         "NIPMESH_REPLICA": str(index),
         "NIPMESH_TRUST_DOMAIN": mesh.trust_domain,
         "NIPMESH_LISTEN": listens,
         "NIPMESH_METRICS_LISTEN": f"unix:{SOCKETS}/metrics.sock",
         "NIPMESH_EGRESS": f"unix:{SOCKETS}/egress.sock",
+        **{mesh.external(name).variable: f"unix:{SOCKETS}/{name}.sock" for name in service.external_connections},
         "NIPMESH_AUTHORITY": mesh.name,
         "NIPMESH_DATA_DIRECTORY": "/var/lib/nipmesh",
     }

@@ -103,6 +103,9 @@ def _replica(service: Service, index: int, position: int, certificates: Path) ->
         scrape=_port(position, 1),
         certificates=certificates / name,
         in_rotation=True,
+        external=tuple(
+            (external, UnixAddress(path=sockets / f"{external}.sock")) for external in service.external_connections
+        ),
     )
 
 

@@ -178,7 +178,7 @@ def write_introspection(mesh: Mesh, gateway: Gateway, paths: StatePaths) -> None
     for edge in gateway.exposes:
         for policy in edge.methods:
             methods.setdefault(policy.method.service, set()).add(policy.method.name)
-            clusters[policy.method.service] = cluster_name(edge.callee)
+            clusters[policy.method.service] = cluster_name(edge.destinations[0].service)
     exposure = Exposure(
         services=tuple(
             ExposedService(name=name, cluster=clusters[name], methods=frozenset(names))

@@ -49,7 +49,7 @@ def application_environment(
         environment |= read_environment_file(service.environment_file)
     environment |= dict(service.environment)
     environment |= {variable: str(path) for variable, path in secret_files.items()}
-    environment |= _identity(around.mesh, service, replica) | _addresses(around, replica)
+    environment |= _identity(around.mesh, service, replica) | _addresses(around, service, replica)
     return environment | _issuer(around, service) | _telemetry(around.mesh, service)
 
 
@@ -64,7 +64,7 @@ def materialize_secrets(service: Service, paths: StatePaths, manifest_directory:
     files = {}
     for secret in service.secrets:
         if isinstance(secret.source, GeneratedSecret):
-            files[secret.variable] = _generated(paths.secrets(service.name) / secret.variable, secret.source)
+            files[secret.variable] = _generated(paths.secrets(service.role) / secret.variable, secret.source)
         else:
             files[secret.variable] = (manifest_directory / secret.source).resolve(strict=True)
     return files
@@ -99,7 +99,7 @@ def _generated(path: Path, source: GeneratedSecret) -> Path:
 def _identity(mesh: Mesh, service: Service, replica: ReplicaPlacement) -> dict[str, str]:
     return {
         "NIPMESH_MESH": mesh.name,
-        "NIPMESH_SERVICE": service.name,
+        "NIPMESH_SERVICE": service.role,
         "NIPMESH_REPLICA": str(replica.index),
         "NIPMESH_TRUST_DOMAIN": mesh.trust_domain,
         "NIPMESH_AUTHORITY": mesh.name,
@@ -108,17 +108,18 @@ def _identity(mesh: Mesh, service: Service, replica: ReplicaPlacement) -> dict[s
     }
 
 
-def _addresses(around: Surroundings, replica: ReplicaPlacement) -> dict[str, str]:
+def _addresses(around: Surroundings, service: Service, replica: ReplicaPlacement) -> dict[str, str]:
     gateway = around.mesh.gateway
     values = {
         "NIPMESH_LISTEN": target(replica.app),
         "NIPMESH_METRICS_LISTEN": target(replica.app_metrics),
         "NIPMESH_EGRESS": target(replica.egress),
-        "NIPMESH_DATA_DIRECTORY": str(private_directory(around.paths.data(replica.service))),
+        "NIPMESH_DATA_DIRECTORY": str(private_directory(around.paths.data(service.role))),
         "NIPMESH_GATEWAY_URL": "" if gateway is None else gateway.public_url,
         "NIPMESH_REFLECTION": "true" if gateway is not None and gateway.reflection else "false",
         "NIPMESH_LOG_LEVEL": around.outer.get("NIPMESH_LOG_LEVEL", "info"),
     }
+    values |= {around.mesh.external(name).variable: target(address) for name, address in replica.external}
     if not isinstance(replica.app, UnixAddress):
         values["PORT"] = str(replica.app.port)
     if gateway is not None and gateway.authentication is not None:
@@ -129,7 +130,7 @@ def _addresses(around: Surroundings, replica: ReplicaPlacement) -> dict[str, str
 
 def _issuer(around: Surroundings, service: Service) -> dict[str, str]:
     gateway = around.mesh.gateway
-    if gateway is None or gateway.authentication is None or gateway.authentication.issuer_service != service.name:
+    if gateway is None or gateway.authentication is None or gateway.authentication.issuer_service != service.role:
         return {}
     return {
         "NIPMESH_TOKEN_KEY_FILE": str(around.paths.token_key),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from generator.model import Mesh
+from generator.model import Edge, Mesh
 
 LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
 PER_SIDECAR = 7
@@ -21,9 +21,13 @@ SPARE = 8
 
 def instances_needed(mesh: Mesh) -> int:
     """Count what the Envoys of a mesh take: a constant each, and one per service that they call."""
-    sidecars = sum(service.replicas * (PER_SIDECAR + len(service.calls)) for service in mesh.services)
-    gateway = PER_GATEWAY + len(mesh.gateway.exposes) if mesh.gateway is not None else 0
+    sidecars = sum(service.replicas * (PER_SIDECAR + _versions(service.calls)) for service in mesh.services)
+    gateway = PER_GATEWAY + _versions(mesh.gateway.exposes) if mesh.gateway is not None else 0
     return sidecars + gateway + SPARE
+
+
+def _versions(edges: tuple[Edge, ...]) -> int:
+    return sum(len(edge.destinations) for edge in edges)
 
 
 def instances_used() -> int:

@@ -43,6 +43,7 @@ class Placer:
             scrape=self._ports.take(),
             certificates=self._paths.certificates(name),
             in_rotation=False,
+            external=tuple((name, self._outside(service, name, folder)) for name in service.external_connections),
         )
 
     def place_gateway(self, gateway: Gateway) -> GatewayPlacement:
@@ -61,7 +62,8 @@ class Placer:
     def release(self, replica: ReplicaPlacement) -> None:
         """Give a removed replica's ports back and remove its socket folder."""
         shutil.rmtree(self._sockets / replica.name, ignore_errors=True)
-        for address in (replica.app, replica.egress, replica.inbound, replica.scrape):
+        outside = (address for _, address in replica.external)
+        for address in (replica.app, replica.egress, replica.inbound, replica.scrape, *outside):
             if isinstance(address, SocketAddress):
                 self._ports.release(address)
 
@@ -77,6 +79,10 @@ class Placer:
         address = self._ports.take()
         self._ports.release(address)
         return address
+
+    def _outside(self, service: Service, name: str, folder: Path) -> Address:
+        """Choose where connections to a host outside begin."""
+        return UnixAddress(path=folder / f"{name}.sock") if service.listen_port is None else self._ports.take()
 
     def _egress(self, service: Service, folder: Path) -> Address:
         """Choose where calls go out: an application that cannot listen on a Unix socket may not dial one either."""

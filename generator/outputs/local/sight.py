@@ -32,12 +32,23 @@ async def until_seen(mesh: Mesh, admins: Mapping[str, Path], replicas: Iterable[
 
 
 def _is_seen(mesh: Mesh, views: Mapping[str, frozenset[int] | None], replica: ReplicaPlacement) -> bool:
-    callers = {edge.caller for edge in mesh.service(replica.service).callers}
-    for workload, ports in views.items():
-        service = workload if workload in callers else workload.rpartition("-")[0]
-        if service in callers and ports is not None and replica.inbound.port not in ports:
-            return False
-    return True
+    callers = {
+        edge.caller
+        for edge in mesh.service(replica.service).callers
+        if any(destination.service == replica.service for destination in edge.destinations)
+    }
+    return all(
+        ports is None or replica.inbound.port in ports
+        for workload, ports in views.items()
+        if _caller(mesh, workload) in callers
+    )
+
+
+def _caller(mesh: Mesh, workload: str) -> str:
+    """As whom a workload calls; a replica that is leaving may be of a service that the mesh has no longer."""
+    name = workload.rpartition("-")[0]
+    roles = (service.role for service in mesh.services if service.name == name)
+    return next(roles, workload)
 
 
 async def _healthy_ports(admin: Path) -> frozenset[int] | None:

@@ -107,7 +107,7 @@ def test_what_the_manifest_says_wins_and_the_nearest_says_most(check: Checker) -
 @pytest.mark.parametrize("replicas", [1, 2, 3, 5, 10, 100])
 def test_numbers_by_replica_count(check: Checker, replicas: int) -> None:
     traffic = mesh_of(check(overrides=Overrides(replicas={"stock": replicas}))).service("stock").traffic
-    panic, outlier = traffic.panic_threshold_percent, traffic.outlier_detection
+    panic, outlier = traffic.load_balancing.panic_threshold_percent, traffic.outlier_detection
     ejectable = replicas - 1
     assert 0 < panic <= 50
     if replicas > 1:
@@ -126,7 +126,7 @@ def test_numbers_by_replica_count(check: Checker, replicas: int) -> None:
 
 def test_two_replicas_have_the_numbers_that_were_measured(mesh: Mesh) -> None:
     traffic = mesh.service("stock").traffic
-    assert traffic.panic_threshold_percent == 25
+    assert traffic.load_balancing.panic_threshold_percent == 25
     assert traffic.outlier_detection.ejection_percent_max == 50
     assert traffic.circuit_breaker.retry_budget_percent == 50
     assert traffic.circuit_breaker.retry_concurrency_min == 32
@@ -204,7 +204,10 @@ def test_every_decision_has_a_reason_and_holds_in_the_mesh(check: Checker) -> No
     for name in (field.name for field in dataclasses.fields(traffic.outlier_detection)):
         assert ("stock", f"outlier_detection.{name}") in shown
     assert shown["stock", "circuit_breaker.requests_max"] == str(traffic.circuit_breaker.requests_max)
-    assert shown["orders/shop.v1.OrderService/GetOrder", "retry.conditions"] == "not_delivered, reset, unavailable"
+    assert (
+        shown["orders/shop.v1.OrderService/GetOrder", "retry.conditions"]
+        == "not_delivered, push_back, reset, unavailable"
+    )
     assert shown["orders/shop.v1.OrderService/Chat", "idle_timeout_ms"] == "5m"
     assert shown["orders/shop.v1.OrderService/Chat", "deadline_ms"] == "-"
 

@@ -7,11 +7,13 @@ import pytest
 
 from generator.model import (
     Authentication,
+    Balancer,
     CircuitBreaker,
     Gateway,
     GeneratedSecret,
     HealthCheck,
     Keepalive,
+    LoadBalancing,
     Mesh,
     OutlierDetection,
     Secret,
@@ -21,9 +23,19 @@ from generator.model import (
 )
 
 TRAFFIC = TrafficPolicy(
-    panic_threshold_percent=0,
+    load_balancing=LoadBalancing(
+        balancer=Balancer.LEAST_REQUEST,
+        hash_on=None,
+        weights=(),
+        slow_start_ms=None,
+        panic_threshold_percent=0,
+        failover=(),
+    ),
     outlier_detection=OutlierDetection(
-        consecutive_failures=5,
+        consecutive_errors=5,
+        consecutive_gateway_errors=5,
+        success_rate=None,
+        failure_percentage=None,
         interval_ms=1000,
         base_ejection_ms=1000,
         ejection_ms_max=1000,
@@ -32,12 +44,20 @@ TRAFFIC = TrafficPolicy(
         always_eject_one=True,
     ),
     circuit_breaker=CircuitBreaker(
-        connections_max=1, pending_requests_max=1, requests_max=1, retry_budget_percent=20, retry_concurrency_min=3
+        connections_max=1,
+        pending_requests_max=1,
+        requests_max=1,
+        streams_max=1,
+        retry_budget_percent=20,
+        retry_concurrency_min=3,
     ),
     health_check=HealthCheck(interval_ms=1000, timeout_ms=500, healthy_threshold=1, unhealthy_threshold=2),
     keepalive=Keepalive(interval_ms=30_000, timeout_ms=5_000),
     request_bytes_max=1024,
     connection_duration_ms_max=60_000,
+    session=None,
+    adaptive_concurrency=None,
+    admission_control=None,
 )
 
 
@@ -49,8 +69,12 @@ def echo_service() -> Service:
         command=("python", "-m", "echo"),
         methods=(),
         replicas=2,
+        version_of=None,
+        zones=(),
         calls=(),
         callers=(),
+        external_calls=(),
+        external_connections=(),
         traffic=TRAFFIC,
         listen_port=None,
         environment=(("COLOUR", "red"),),
@@ -86,7 +110,9 @@ def mesh(echo_service: Service) -> Mesh:
             authentication=authentication,
             reflection=True,
             exposes=(),
+            zone=None,
         ),
+        externals=(),
         telemetry=Telemetry(otlp_host="127.0.0.1", otlp_port=4317),
         descriptor_set=b"",
     )

@@ -104,7 +104,7 @@ def test_replicas_out_of_rotation_are_no_endpoints() -> None:
     assert [host["endpoint"]["hostname"] for host in hosts] == ["nip-0"]
     none = tuple(replace(replica, in_rotation=False) for replica in placement.replicas)
     rendered = render(repository_mesh(), replace(placement, replicas=none)).workload("gateway")
-    assert named(rendered.endpoints, "outbound_nip")["endpoints"][0]["lb_endpoints"] == []
+    assert named(rendered.endpoints, "outbound_nip")["endpoints"] == []
 
 
 def retry(*conditions: RetryCondition) -> RetryPolicy:
