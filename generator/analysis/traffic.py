@@ -7,20 +7,18 @@ from typing import Any
 
 from generator.manifest.finding import Position, Reporter, did_you_mean, quoted
 from generator.manifest.kinds import format_duration
-from generator.manifest.traffic import (
-    CallTraffic,
+from generator.manifest.policies import (
     Faults,
     HashOn,
     HeaderChanges,
     LoadBalancing,
     MatchRule,
-    MeshTraffic,
     RateLimit,
     Retries,
     Routing,
     SessionPersistence,
-    Traffic,
 )
+from generator.manifest.traffic import CallTraffic, MeshTraffic, Traffic
 from generator.manifest.types import Manifest
 from generator.manifest.values import Located, Record
 from generator.model import CONSISTENT, Balancer, defaults

@@ -11,16 +11,8 @@ from typing import Final
 
 from generator.manifest.collections import Either, ListOf, MapOf, RecordOf, Shorthand, key
 from generator.manifest.kinds import Boolean, Command, Duration, EnvironmentValue, Number, Text
-from generator.manifest.traffic import (
-    METHOD,
-    METHODS_MAX,
-    NAME,
-    REASON,
-    EdgeTraffic,
-    ExternalTraffic,
-    MeshTraffic,
-    Traffic,
-)
+from generator.manifest.policies import METHOD, METHODS_MAX, NAME, REASON
+from generator.manifest.traffic import EdgeTraffic, ExternalTraffic, MeshTraffic, Traffic
 from generator.manifest.values import Entry, Located, Record
 
 SERVICES_MAX = 1_000

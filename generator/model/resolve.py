@@ -34,7 +34,8 @@ from generator.model.mesh import (
 )
 from generator.model.overrides import Overrides
 from generator.model.recording import Decision, Recorder, from_line
-from generator.model.traffic import Fleet, Policies
+from generator.model.service_traffic import Fleet
+from generator.model.traffic import Policies
 
 T = TypeVar("T")
 

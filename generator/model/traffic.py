@@ -6,11 +6,10 @@ whose protobuf allows it. One that was written for a single method and does not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
-from generator.manifest.traffic import GRPC_CODES
+from generator.manifest.policies import GRPC_CODES
 from generator.manifest.values import Entry, Located
 from generator.model import defaults
 from generator.model.defaults import Decided
@@ -18,45 +17,24 @@ from generator.model.links import Layer, Level, Links, is_deliberate
 from generator.model.mesh import Destination, Edge, Method, MethodPolicy, StreamingKind
 from generator.model.policies import (
     CONSISTENT,
-    AdaptiveConcurrency,
-    AdmissionControl,
-    Balancer,
-    CircuitBreaker,
-    FailurePercentage,
     Faults,
     HashKind,
     HashOn,
     HeaderChanges,
-    HealthCheck,
     Hedging,
-    Keepalive,
-    LoadBalancing,
     Match,
-    OutlierDetection,
     Rate,
     RateLimit,
     RetryCondition,
     RetryPolicy,
     Routing,
-    Session,
-    SuccessRate,
     TrafficPolicy,
 )
 from generator.model.recording import Recorder, from_line
+from generator.model.service_traffic import Fleet, ServicePolicies, value_of
 
 T = TypeVar("T")
 NOTHING: Layer = {}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
-    """How many replicas there are of everything, and who calls."""
-
-    replicas: Mapping[str, int]
-    """By service, versions included; external hosts count as one."""
-    zones: Mapping[str, tuple[str, ...]]
-    caller_sidecars: Mapping[str, int]
-    """By service: sidecars that check its health."""
 
 
 class Policies:
@@ -64,6 +42,7 @@ class Policies:
 
     def __init__(self, recorder: Recorder, links: Links, fleet: Fleet, lifetime_ms: int) -> None:
         self.recorder, self.links, self.fleet, self.lifetime_ms = recorder, links, fleet, lifetime_ms
+        self._resolver = ServicePolicies(recorder, fleet, lifetime_ms)
         self._methods: dict[tuple[str, Method], MethodPolicy] = {}
         self._services: dict[str, TrafficPolicy] = {}
 
@@ -77,7 +56,7 @@ class Policies:
     def service(self, name: str, owner: str) -> TrafficPolicy:
         """What every caller applies towards a service, or towards a version of the service `owner`."""
         if name not in self._services:
-            self._services[name] = self._traffic(name, self.links.layers.services.get(owner, NOTHING))
+            self._services[name] = self._resolver.resolve(name, self.links.layers.services.get(owner, NOTHING))
         return self._services[name]
 
     def edge(self, caller: str, callee: str, methods: tuple[Method, ...]) -> Edge:
@@ -214,13 +193,13 @@ class Policies:
     def _faults(self, subject: str, layer: Layer) -> Faults | None:
         if "faults" not in layer:
             return None
-        code = _value(layer, "faults.abort.code", None)
+        code = value_of(layer, "faults.abort.code", None)
         faults = Faults(
-            delay_ms=_value(layer, "faults.delay.duration", None),
-            delay_percent=_value(layer, "faults.delay.percent", 100),
+            delay_ms=value_of(layer, "faults.delay.duration", None),
+            delay_percent=value_of(layer, "faults.delay.percent", 100),
             abort_code=None if code is None else GRPC_CODES.index(code) + 1,
-            abort_percent=_value(layer, "faults.abort.percent", 100),
-            headers=pairs(_value(layer, "faults.headers", ())),
+            abort_percent=value_of(layer, "faults.abort.percent", 100),
+            headers=pairs(value_of(layer, "faults.headers", ())),
         )
         shown = f"delay {faults.delay_ms} ms of {faults.delay_percent} %, abort {code} of {faults.abort_percent} %"
         reason = from_line(layer["faults"].position.line)
@@ -230,14 +209,14 @@ class Policies:
     def _routing(self, subject: str, method: Method, layer: Layer) -> Routing:
         if "routing" not in layer:
             return Routing()
-        rules = _value(layer, "routing.match", ())
-        mirror = _value(layer, "routing.mirror.to", None) if _may_copy(method, layer, "routing.mirror") else None
-        weights = tuple(sorted((item.key.value, item.value.value) for item in _value(layer, "routing.split", ())))
+        rules = value_of(layer, "routing.match", ())
+        mirror = value_of(layer, "routing.mirror.to", None) if _may_copy(method, layer, "routing.mirror") else None
+        weights = tuple(sorted((item.key.value, item.value.value) for item in value_of(layer, "routing.split", ())))
         routing = Routing(
             matches=tuple(Match(headers=pairs(rule.headers), to=rule.to.value) for rule in rules),
             split=tuple((name, weight) for name, weight in weights if weight),
             mirror_to=mirror,
-            mirror_percent=_value(layer, "routing.mirror.percent", 100) if mirror else 0,
+            mirror_percent=value_of(layer, "routing.mirror.percent", 100) if mirror else 0,
         )
         reason = from_line(layer["routing"].position.line)
         self.recorder.take(subject, "routing.split", Decided(value=routing.split, reason=reason))
@@ -254,10 +233,10 @@ class Policies:
             return None
         default = _rate(
             int(layer["rate_limit.requests"].value),
-            _value(layer, "rate_limit.per", None),
-            _value(layer, "rate_limit.burst", None),
+            value_of(layer, "rate_limit.per", None),
+            value_of(layer, "rate_limit.burst", None),
         )
-        callers = sorted(_value(layer, "rate_limit.callers", ()), key=lambda entry: entry.key.value)
+        callers = sorted(value_of(layer, "rate_limit.callers", ()), key=lambda entry: entry.key.value)
         limit = RateLimit(
             default=default,
             callers=tuple(
@@ -272,9 +251,9 @@ class Policies:
 
     def _headers(self, subject: str, layer: Layer, side: str) -> HeaderChanges:
         changes = HeaderChanges(
-            set=pairs(_value(layer, f"headers.{side}.set", ())),
-            add=pairs(_value(layer, f"headers.{side}.add", ())),
-            remove=tuple(name.value for name in _value(layer, f"headers.{side}.remove", ())),
+            set=pairs(value_of(layer, f"headers.{side}.set", ())),
+            add=pairs(value_of(layer, f"headers.{side}.add", ())),
+            remove=tuple(name.value for name in value_of(layer, f"headers.{side}.remove", ())),
         )
         if f"headers.{side}" in layer:
             reason = from_line(layer[f"headers.{side}"].position.line)
@@ -311,187 +290,6 @@ class Policies:
         )
         return traffic if tightened == breaker else replace(traffic, circuit_breaker=tightened)
 
-    def _traffic(self, name: str, layer: Layer) -> TrafficPolicy:
-        take = self.recorder.take
-        return TrafficPolicy(
-            load_balancing=self._load_balancing(name, layer),
-            outlier_detection=self._outlier_detection(name, layer),
-            circuit_breaker=self._circuit_breaker(name, layer),
-            health_check=self._health_check(name),
-            keepalive=Keepalive(
-                interval_ms=take(name, "keepalive.interval_ms", defaults.keepalive_interval_ms()),
-                timeout_ms=take(name, "keepalive.timeout_ms", defaults.keepalive_timeout_ms()),
-            ),
-            request_bytes_max=take(name, "request_bytes_max", defaults.request_bytes_max()),
-            connection_duration_ms_max=take(
-                name, "connection_duration_ms_max", defaults.connection_duration_ms_max(self.lifetime_ms)
-            ),
-            session=self._session(name, layer),
-            adaptive_concurrency=self._adaptive_concurrency(name, layer),
-            admission_control=self._admission_control(name, layer),
-        )
-
-    def _load_balancing(self, name: str, layer: Layer) -> LoadBalancing:
-        replicas, zones = self.fleet.replicas[name], self.fleet.zones.get(name, ())
-
-        def pick(setting: str, path: str, default: Decided[T]) -> T:
-            return self.recorder.pick(name, setting, layer, f"load_balancing.{path}", default)
-
-        return LoadBalancing(
-            balancer=Balancer(pick("load_balancing.policy", "policy", defaults.balancer())),
-            hash_on=self._hash_source(layer),
-            weights=values(pick("load_balancing.weights", "weights", defaults.weights())),
-            slow_start_ms=pick("load_balancing.slow_start_ms", "slow_start", defaults.slow_start_ms()),
-            panic_threshold_percent=pick(
-                "panic_threshold_percent", "panic_threshold", defaults.panic_threshold_percent(replicas)
-            ),
-            failover=values(pick("load_balancing.failover", "failover", defaults.failover(zones))),
-        )
-
-    def _hash_source(self, layer: Layer) -> HashOn | None:
-        path = "load_balancing.hash_on"
-        for kind in (HashKind.HEADER, HashKind.FIELD, HashKind.SOURCE):
-            written = layer.get(f"{path}.{kind.value}")
-            if written is not None:
-                return HashOn(kind=kind, name=str(written.value))
-        if f"{path}.cookie.name" not in layer:
-            return None
-        ttl_ms = _value(layer, f"{path}.cookie.ttl", defaults.COOKIE_TTL_MS)
-        return HashOn(kind=HashKind.COOKIE, name=layer[f"{path}.cookie.name"].value, ttl_ms=ttl_ms)
-
-    def _outlier_detection(self, name: str, layer: Layer) -> OutlierDetection:
-        replicas = self.fleet.replicas[name]
-
-        def pick(setting: str, path: str, default: Decided[T]) -> T:
-            return self.recorder.pick(name, f"outlier_detection.{setting}", layer, f"outlier_detection.{path}", default)
-
-        failures = defaults.consecutive_failures()
-        return OutlierDetection(
-            consecutive_errors=pick("consecutive_errors", "consecutive_errors", failures),
-            consecutive_gateway_errors=pick("consecutive_gateway_errors", "consecutive_gateway_errors", failures),
-            interval_ms=pick("interval_ms", "interval", defaults.outlier_interval_ms()),
-            base_ejection_ms=pick("base_ejection_ms", "base_ejection_time", defaults.base_ejection_ms()),
-            ejection_ms_max=pick("ejection_ms_max", "max_ejection_time", defaults.ejection_ms_max()),
-            ejection_jitter_ms=pick("ejection_jitter_ms", "", defaults.ejection_jitter_ms()),
-            ejection_percent_max=pick(
-                "ejection_percent_max", "max_ejection_percent", defaults.ejection_percent_max(replicas)
-            ),
-            always_eject_one=pick("always_eject_one", "", self._always_eject_one(replicas, layer)),
-            success_rate=self._success_rate(name, replicas, layer),
-            failure_percentage=self._failure_percentage(name, layer),
-        )
-
-    def _always_eject_one(self, replicas: int, layer: Layer) -> Decided[bool]:
-        written = layer.get("outlier_detection.max_ejection_percent")
-        if written is not None and written.value == 0:
-            return Decided(value=False, reason=f"{from_line(written.position.line)}: none may be out")
-        return defaults.always_eject_one(replicas)
-
-    def _success_rate(self, name: str, replicas: int, layer: Layer) -> SuccessRate | None:
-        path, default = "outlier_detection.success_rate", defaults.success_rate(replicas)
-        if path in layer:
-            default = Decided(value=True, reason=from_line(layer[path].position.line))
-        if not self.recorder.take(name, path, default):
-            return None
-        return SuccessRate(
-            replicas_min=_value(layer, f"{path}.min_replicas", defaults.SUCCESS_RATE_REPLICAS_MIN),
-            requests_min=_value(layer, f"{path}.min_requests", defaults.SUCCESS_RATE_REQUESTS_MIN),
-            stdev_factor=_value(layer, f"{path}.stdev_factor", defaults.SUCCESS_RATE_STDEV_FACTOR),
-        )
-
-    def _failure_percentage(self, name: str, layer: Layer) -> FailurePercentage | None:
-        path = "outlier_detection.failure_percentage"
-        if not self._is_on(name, path, layer, "off: failures in a row are looked at"):
-            return None
-        return FailurePercentage(
-            threshold_percent=_value(layer, f"{path}.threshold", defaults.FAILURE_PERCENTAGE),
-            replicas_min=_value(layer, f"{path}.min_replicas", defaults.FAILURE_REPLICAS_MIN),
-            requests_min=_value(layer, f"{path}.min_requests", defaults.FAILURE_REQUESTS_MIN),
-        )
-
-    def _is_on(self, name: str, path: str, layer: Layer, reason: str) -> bool:
-        """Whether a policy that is off by default is written down at all."""
-        written = layer.get(path)
-        decided = Decided(value=False, reason=reason)
-        if written is not None:
-            decided = Decided(value=True, reason=from_line(written.position.line))
-        return self.recorder.take(name, path, decided)
-
-    def _circuit_breaker(self, name: str, layer: Layer) -> CircuitBreaker:
-        replicas = self.fleet.replicas[name]
-
-        def pick(setting: str, path: str, default: Decided[T]) -> T:
-            return self.recorder.pick(name, f"circuit_breaker.{setting}", layer, path, default)
-
-        requests = pick("requests_max", "circuit_breaker.max_requests", defaults.requests_max(replicas))
-        return CircuitBreaker(
-            connections_max=pick(
-                "connections_max", "circuit_breaker.max_connections", defaults.connections_max(replicas)
-            ),
-            pending_requests_max=pick(
-                "pending_requests_max", "circuit_breaker.max_pending_requests", defaults.pending_requests_max(replicas)
-            ),
-            requests_max=requests,
-            streams_max=pick("streams_max", "circuit_breaker.max_streams", defaults.streams_max(requests)),
-            retry_budget_percent=pick(
-                "retry_budget_percent", "retry_budget.percent", defaults.retry_budget_percent(replicas)
-            ),
-            retry_concurrency_min=pick(
-                "retry_concurrency_min", "retry_budget.min_concurrency", defaults.retry_concurrency_min(replicas)
-            ),
-        )
-
-    def _health_check(self, name: str) -> HealthCheck | None:
-        def take(setting: str, decided: Decided[T]) -> T:
-            return self.recorder.take(name, f"health_check.{setting}", decided)
-
-        if name not in self.fleet.caller_sidecars:
-            return None
-        return HealthCheck(
-            interval_ms=take("interval_ms", defaults.health_interval_ms(self.fleet.caller_sidecars[name])),
-            timeout_ms=take("timeout_ms", defaults.health_timeout_ms()),
-            healthy_threshold=take("healthy_threshold", defaults.healthy_threshold()),
-            unhealthy_threshold=take("unhealthy_threshold", defaults.unhealthy_threshold()),
-        )
-
-    def _session(self, name: str, layer: Layer) -> Session | None:
-        path = "session_persistence"
-        if not self._is_on(name, path, layer, "off: any replica takes any call"):
-            return None
-        return Session(
-            header=_value(layer, f"{path}.header", None),
-            cookie=_value(layer, f"{path}.cookie.name", None),
-            ttl_ms=_value(layer, f"{path}.cookie.ttl", defaults.COOKIE_TTL_MS),
-        )
-
-    def _adaptive_concurrency(self, name: str, layer: Layer) -> AdaptiveConcurrency | None:
-        path = "adaptive_concurrency"
-        if not self._is_on(name, path, layer, "off: the circuit breakers of the callers bound what runs"):
-            return None
-        return AdaptiveConcurrency(
-            concurrency_min=_value(layer, f"{path}.min_concurrency", defaults.CONCURRENCY_MIN),
-            concurrency_max=_value(layer, f"{path}.max_concurrency", defaults.CONCURRENCY_MAX),
-            percentile=_value(layer, f"{path}.percentile", defaults.CONCURRENCY_PERCENTILE),
-            update_ms=_value(layer, f"{path}.update_interval", defaults.CONCURRENCY_UPDATE_MS),
-            measure_ms=_value(layer, f"{path}.measure_interval", defaults.CONCURRENCY_MEASURE_MS),
-            measure_requests=_value(layer, f"{path}.measure_requests", defaults.CONCURRENCY_MEASURE_REQUESTS),
-        )
-
-    def _admission_control(self, name: str, layer: Layer) -> AdmissionControl | None:
-        path = "admission_control"
-        if not self._is_on(name, path, layer, "off: outlier detection takes out what fails"):
-            return None
-        return AdmissionControl(
-            success_rate_percent=_value(layer, f"{path}.success_rate_threshold", defaults.ADMISSION_SUCCESS_PERCENT),
-            window_ms=_value(layer, f"{path}.window", defaults.ADMISSION_WINDOW_MS),
-            requests_per_second_min=_value(
-                layer, f"{path}.min_requests_per_second", defaults.ADMISSION_REQUESTS_PER_SECOND_MIN
-            ),
-            rejection_percent_max=_value(
-                layer, f"{path}.max_rejection_percent", defaults.ADMISSION_REJECTION_PERCENT_MAX
-            ),
-        )
-
 
 def _may_copy(method: Method, layer: Layer, path: str) -> bool:
     is_single = method.streaming in {StreamingKind.UNARY, StreamingKind.SERVER}
@@ -501,16 +299,6 @@ def _may_copy(method: Method, layer: Layer, path: str) -> bool:
 def pairs(entries: tuple[Entry[Located[str]], ...]) -> tuple[tuple[str, str], ...]:
     """Headers as (name, value), sorted."""
     return tuple(sorted((entry.key.value, entry.value.value) for entry in entries))
-
-
-def values(listed: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The bare values of a list that the user may have written."""
-    return tuple(item.value if isinstance(item, Located) else item for item in listed)
-
-
-def _value(layer: Layer, path: str, default: Any) -> Any:
-    written = layer.get(path)
-    return default if written is None else written.value
 
 
 def _of(written: Located[int] | None) -> int | None:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from generator.manifest import Finding, Loaded, load_bytes, load_manifest
-from generator.manifest.traffic import DEADLINE_MS_MAX
+from generator.manifest.policies import DEADLINE_MS_MAX
 from generator.manifest.types import REPLICAS_MAX, Generate
 
 ROOT = Path(__file__).resolve().parents[3]
