@@ -7,10 +7,10 @@ import asyncio
 import json
 import platform
 
-from benchmarks import calls, payments, render
+from benchmarks import calls, envoys, payments, render
 from benchmarks.mesh import running_mesh
 
-PARTS = ("render", "start", "calls", "payments")
+PARTS = ("render", "envoys", "start", "calls", "payments")
 
 
 def measure(parts: list[str]) -> dict[str, dict[str, float]]:
@@ -18,6 +18,8 @@ def measure(parts: list[str]) -> dict[str, dict[str, float]]:
     figures: dict[str, dict[str, float]] = {}
     if "render" in parts:
         figures["render"] = render.measure()
+    if "envoys" in parts:
+        figures["envoys"] = envoys.measure()
     if set(parts) & {"start", "calls", "payments"}:
         with running_mesh() as mesh:
             figures["start"] = {"up_to_ready_s": mesh.ready_s}
