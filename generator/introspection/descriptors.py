@@ -122,7 +122,9 @@ def _cut_file(
     services: list[descriptor_pb2.ServiceDescriptorProto],
 ) -> descriptor_pb2.FileDescriptorProto:
     prefix = f".{file.package}." if file.package else "."
-    cut = descriptor_pb2.FileDescriptorProto(name=file.name, package=file.package, syntax=file.syntax)
+    cut = descriptor_pb2.FileDescriptorProto(name=file.name, package=file.package)
+    if file.HasField("syntax"):  # proto2 leaves it out, and a pool refuses the empty word
+        cut.syntax = file.syntax
     if file.HasField("edition"):
         cut.edition = file.edition
     cut.options.CopyFrom(file.options)

@@ -1,8 +1,11 @@
 """The cut keeps what is exposed, what that needs, and nothing else."""
 
+from pathlib import Path
+
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
+from generator.catalog.protoc import Source, compile_sources
 from generator.introspection.descriptors import cut_down
 
 
@@ -54,3 +57,41 @@ def test_what_does_not_exist_is_an_error(
 ) -> None:
     with pytest.raises(KeyError, match=r"no such service|has no method Sell"):
         cut_down(shop, exposed)
+
+
+OLD = """
+syntax = "proto2";
+import "google/protobuf/descriptor.proto";
+import "internal.proto";
+service Desk { rpc Declare(Declaration) returns (Declaration); }
+message Declaration { required string id = 1; repeated group Line = 2 { required string code = 3; } extensions 100 to 199; }
+message Around {
+  optional string unused = 1;
+  extend google.protobuf.FieldOptions { optional string rule = 50002; }
+  extend Hidden { optional string seal = 100; }
+  extend Declaration { optional Around around = 101; }
+}
+extend Declaration { optional string vat_number = 102; }
+extend google.protobuf.MessageOptions { optional string secret_of_the_house = 50003; }
+"""
+INTERNAL = """
+syntax = "proto2";
+message Hidden { extensions 100; }
+"""
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> descriptor_pb2.FileDescriptorSet:
+    """Proto2 without a package, with extensions of every kind."""
+    (tmp_path / "desk.proto").write_text(OLD)
+    (tmp_path / "internal.proto").write_text(INTERNAL)
+    sources = tuple(Source(root=tmp_path, name=name) for name in ("desk.proto", "internal.proto"))
+    return descriptor_pb2.FileDescriptorSet.FromString(compile_sources((tmp_path,), sources))
+
+
+def test_regression_proto2_loads_into_a_pool(desk: descriptor_pb2.FileDescriptorSet) -> None:
+    pool = descriptor_pool.DescriptorPool()
+    for file in cut_down(desk, {"Desk": frozenset({"Declare"})}).file:
+        pool.Add(file)
+    assert pool.FindMessageTypeByName("Declaration").fields_by_name["id"].is_required
+    assert pool.FindMessageTypeByName("Declaration.Line").fields_by_name["code"].is_required
