@@ -1,8 +1,8 @@
 """What of the user's protobufs the outside world may read: the exposed methods and the messages they need.
 
-The cut keeps services with their exposed methods only, the messages and enums that these reach, and the files that hold
-them. Custom options go (field rules, HTTP bindings): they would need files that nobody else asks for, and describe how
-the inside works. `idempotency_level`, being no custom option, stays.
+The cut keeps services with their exposed methods only, the messages and enums that these reach, the extensions of those
+messages, and the files that hold them. Custom options go (field rules, HTTP bindings): they would need files that nobody
+else asks for, and describe how the inside works. `idempotency_level`, being no custom option, stays.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from google.protobuf import descriptor_pb2
 from google.protobuf.message import Message
+
+OPTIONS_PREFIX = ".google.protobuf."
+"""What can be extended there is options."""
 
 Definition = descriptor_pb2.DescriptorProto | descriptor_pb2.EnumDescriptorProto
 
@@ -24,6 +27,15 @@ class _Top:
     definition: Definition
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Extension:
+    """A field that some file adds to a message, and the top-level message that it is declared in, if any."""
+
+    file: str
+    holder: str | None
+    field: descriptor_pb2.FieldDescriptorProto
+
+
 def cut_down(
     files: descriptor_pb2.FileDescriptorSet, exposed: Mapping[str, frozenset[str]]
 ) -> descriptor_pb2.FileDescriptorSet:
@@ -33,8 +45,10 @@ def cut_down(
     """
     tops = _index(files)
     services = _exposed_services(files, exposed)
-    wanted = _reached(services, tops)
+    extensions = _extensions(files, tops)
+    wanted = _reached(services, tops, extensions)
     holders = {tops[name].file for name in wanted} | {file for file, _ in services}
+    holders |= {extension.file for name in wanted for extension in extensions.get(name, ())}
     kept = descriptor_pb2.FileDescriptorSet()
     for file in files.file:
         if file.name in holders:
@@ -52,6 +66,30 @@ def _index(files: descriptor_pb2.FileDescriptorSet) -> dict[str, _Top]:
         for definition in definitions:
             tops[prefix + definition.name] = _Top(file=file.name, definition=definition)
     return tops
+
+
+def _extensions(
+    files: descriptor_pb2.FileDescriptorSet, tops: Mapping[str, _Top]
+) -> Mapping[str, tuple[_Extension, ...]]:
+    """The extensions of each top-level message and of those in it; custom options are none of them."""
+    found: dict[str, tuple[_Extension, ...]] = {}
+    for file in files.file:
+        prefix = f".{file.package}." if file.package else "."
+        declared: list[tuple[str | None, descriptor_pb2.FieldDescriptorProto]] = [(None, f) for f in file.extension]
+        declared += [(prefix + message.name, field) for message in file.message_type for field in _nested(message)]
+        for holder, field in declared:
+            if not field.extendee.startswith(OPTIONS_PREFIX):
+                extended = _top_of(field.extendee, tops)
+                extension = _Extension(file=file.name, holder=holder, field=field)
+                found[extended] = (*found.get(extended, ()), extension)
+    return found
+
+
+def _nested(message: descriptor_pb2.DescriptorProto) -> Iterator[descriptor_pb2.FieldDescriptorProto]:
+    """Extensions that are declared in a message, at any depth."""
+    yield from message.extension
+    for nested in message.nested_type:
+        yield from _nested(nested)
 
 
 def _exposed_services(
@@ -82,8 +120,12 @@ def _only_methods(
     return kept
 
 
-def _reached(services: list[tuple[str, descriptor_pb2.ServiceDescriptorProto]], tops: Mapping[str, _Top]) -> set[str]:
-    """Every top-level type that a method's request or response needs, transitively."""
+def _reached(
+    services: list[tuple[str, descriptor_pb2.ServiceDescriptorProto]],
+    tops: Mapping[str, _Top],
+    extensions: Mapping[str, tuple[_Extension, ...]],
+) -> set[str]:
+    """Every top-level type that a method's request or response needs or may carry, transitively."""
     waiting = [name for _, service in services for method in service.method for name in _method_types(method)]
     reached: set[str] = set()
     while waiting:
@@ -91,6 +133,8 @@ def _reached(services: list[tuple[str, descriptor_pb2.ServiceDescriptorProto]], 
         if top not in reached:
             reached.add(top)
             waiting.extend(_referenced(tops[top].definition))
+            for extension in extensions.get(top, ()):
+                waiting.extend(name for name in (extension.holder, extension.field.type_name) if name)
     return reached
 
 
@@ -130,9 +174,28 @@ def _cut_file(
     cut.options.CopyFrom(file.options)
     cut.message_type.extend(message for message in file.message_type if prefix + message.name in wanted)
     cut.enum_type.extend(enum for enum in file.enum_type if prefix + enum.name in wanted)
+    cut.extension.extend(file.extension)
     cut.service.extend(services)
+    _drop_extensions(cut, wanted)
     _drop_custom_options(cut)
     return cut
+
+
+def _drop_extensions(
+    around: descriptor_pb2.FileDescriptorProto | descriptor_pb2.DescriptorProto, wanted: set[str]
+) -> None:
+    """Remove the declarations of extensions of what is not there, in a file or a message and all that is in it."""
+    kept = [field for field in around.extension if any(_is_in(field.extendee, name) for name in wanted)]
+    del around.extension[:]
+    around.extension.extend(kept)
+    inner = around.message_type if isinstance(around, descriptor_pb2.FileDescriptorProto) else around.nested_type
+    for message in inner:
+        _drop_extensions(message, wanted)
+
+
+def _is_in(name: str, top: str) -> bool:
+    """Whether a type is this top-level one or nested in it."""
+    return name == top or name.startswith(f"{top}.")
 
 
 def _drop_custom_options(message: Message) -> None:
@@ -150,7 +213,10 @@ def _fix_imports(kept: descriptor_pb2.FileDescriptorSet, tops: Mapping[str, _Top
     """Import exactly the files whose types a file still names."""
     for file in kept.file:
         names = {name for service in file.service for method in service.method for name in _method_types(method)}
+        declared = list(file.extension)
         for message in file.message_type:
             names.update(_referenced(message))
+            declared.extend(_nested(message))
+        names.update(name for field in declared for name in (field.extendee, field.type_name) if name)
         needed = {tops[_top_of(name, tops)].file for name in names} - {file.name}
         file.dependency.extend(sorted(needed))

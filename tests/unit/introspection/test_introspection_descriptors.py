@@ -95,3 +95,14 @@ def test_regression_proto2_loads_into_a_pool(desk: descriptor_pb2.FileDescriptor
         pool.Add(file)
     assert pool.FindMessageTypeByName("Declaration").fields_by_name["id"].is_required
     assert pool.FindMessageTypeByName("Declaration.Line").fields_by_name["code"].is_required
+
+
+def test_regression_extensions_of_exposed_messages_stay(desk: descriptor_pb2.FileDescriptorSet) -> None:
+    cut = cut_down(desk, {"Desk": frozenset({"Declare"})})
+    pool = descriptor_pool.DescriptorPool()
+    for file in cut.file:
+        pool.Add(file)
+    declaration = pool.FindMessageTypeByName("Declaration")
+    assert {field.full_name for field in pool.FindAllExtensions(declaration)} == {"vat_number", "Around.around"}
+    assert names(cut) == {"desk.proto": ["Around", "Declaration"]}
+    assert b"secret_of_the_house" not in cut.SerializeToString()
