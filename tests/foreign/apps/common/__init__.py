@@ -1,0 +1,1 @@
+"""What the Python applications of the carrier share. They know gRPC and the environment; they do not know nipmesh."""
