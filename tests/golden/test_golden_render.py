@@ -1,4 +1,4 @@
-"""What each manifest of `in` becomes, down to the last field, in `out`."""
+"""What each manifest of `in`, our own mesh and the carrier's become, down to the last field, in `out`."""
 
 from __future__ import annotations
 
@@ -12,32 +12,61 @@ from generator.outputs.compose.emit import emit
 from generator.outputs.files import default_placement
 from generator.render import render
 from generator.resources import WorkloadResources
+from support.foreign import FOREIGN
+from support.mesh import REPOSITORY
 
 FOLDER = Path(__file__).parent
-CASES = sorted(path.stem for path in (FOLDER / "in").glob("*.yaml"))
+MANIFESTS = {path.stem: path for path in (FOLDER / "in").glob("*.yaml")} | {
+    "courier": FOREIGN / "mesh.yaml",
+    "nip": REPOSITORY / "mesh.yaml",
+}
+CASES = sorted(MANIFESTS)
+IN_FULL = {"courier": {"gateway", "customs-0"}, "nip": {"gateway", "payment-0"}}
+"""Of the real meshes these workloads; the others differ from them only where the call graph and the protobufs do."""
 KINDS = ("listeners", "clusters", "routes", "endpoints", "secrets")
 HINT = "run `pytest tests/golden --update-golden` and read the difference"
 
 
 def rendered(case: str) -> dict[str, str]:
     """Files of one case: one per workload and kind; replicas differ in addresses only, so the first stands for all."""
-    analysis = check_manifest(FOLDER / "in" / f"{case}.yaml")
+    analysis = check_manifest(MANIFESTS[case])
     assert analysis.mesh is not None, [str(finding) for finding in analysis.findings]
     resources = render(analysis.mesh, default_placement(analysis.mesh, Path("/mesh")))
     firsts = [
         workload for workload in resources.workloads if workload.name == "gateway" or workload.name.endswith("-0")
     ]
-    files = {name: text for workload in firsts for name, text in of_workload(workload).items()}
-    return {**files, "compose.yaml": render_compose(analysis.mesh)}
+    full = IN_FULL.get(case, {workload.name for workload in firsts})
+    files = {
+        name: text
+        for workload in firsts
+        for name, text in (in_full if workload.name in full else in_short)(workload).items()
+    }
+    if MANIFESTS[case].parent != REPOSITORY:  # ours stands at the root, where `make lint` compares it
+        files["compose.yaml"] = render_compose(analysis.mesh)
+    return files
 
 
-def of_workload(workload: WorkloadResources) -> dict[str, str]:
+def in_full(workload: WorkloadResources) -> dict[str, str]:
+    """The bootstrap, and a file for each kind of resource."""
     files = {f"{workload.name}.bootstrap.yaml": emit(workload.bootstrap.body)}
     for kind in KINDS:
         bodies = {resource.name: resource.body for resource in getattr(workload, kind)}
         if bodies:
             files[f"{workload.name}.{kind}.yaml"] = emit(bodies)
     return files
+
+
+def in_short(workload: WorkloadResources) -> dict[str, str]:
+    """One file: who may call what of it, with which limits; and what it calls, and how."""
+    inbound = next(listener.body for listener in workload.listeners if listener.name == "inbound")
+    manager = inbound["filter_chains"][0]["filters"][0]["typed_config"]
+    decided = {
+        "inbound": {key: manager[key] for key in ("route_config", "http_filters")},
+        "outbound": {cluster.name: cluster.body for cluster in workload.clusters if "outbound_" in cluster.name},
+        "routes": {route.name: route.body for route in workload.routes},
+        "endpoints": {endpoints.name: endpoints.body for endpoints in workload.endpoints},
+    }
+    return {f"{workload.name}.yaml": emit(decided)}
 
 
 @pytest.mark.parametrize("case", CASES)

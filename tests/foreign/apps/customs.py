@@ -46,7 +46,7 @@ class CustomsDesk:
                 return ClassifyResponse(commodity_code=code)
         return ClassifyResponse()
 
-    async def import_(self, request: Any, call: Call) -> Any:
+    async def Arrive(self, request: Any, call: Call) -> Any:
         if not REFERENCE.fullmatch(request.movement_reference):
             await call.refuse(grpc.StatusCode.INVALID_ARGUMENT, "that is no movement reference")
         self.arrived.add(request.movement_reference)

@@ -36,14 +36,6 @@ class DeliveryService:
         self.has_machine = has_machine
         self.proofs: dict[str, str] = {}
 
-    async def return_(self, request: Any, call: Call) -> Any:
-        if not self.has_machine:
-            receipt = await call.ask(f"{TRACKING}/Record", Scan(waybill=request.waybill, kind=RETURNED, depot="floor"))
-            return ReturnResponse(waybill=request.waybill, sequence=receipt.sequence)
-        divert = DivertRequest(waybill=request.waybill, reason=REASONS[request.reason].name)
-        diverted = await call.ask(f"{SORTING}/Divert", divert)
-        return ReturnResponse(waybill=request.waybill, chute=diverted.chute, sequence=diverted.sequence)
-
     async def Deliver(self, request: Any, call: Call) -> Any:
         proof = request.neighbour.SerializeToString() if request.HasField("neighbour") else request.signature
         if not proof:
@@ -87,5 +79,26 @@ class DeliveryService:
             yield answer.waybill, answer.discrepancy == NEVER_SEEN
 
 
+class ReturnsService:
+    """What comes back."""
+
+    def __init__(self, *, has_machine: bool) -> None:
+        self.has_machine = has_machine
+
+    async def return_(self, request: Any, call: Call) -> Any:
+        if not self.has_machine:
+            receipt = await call.ask(f"{TRACKING}/Record", Scan(waybill=request.waybill, kind=RETURNED, depot="floor"))
+            return ReturnResponse(waybill=request.waybill, sequence=receipt.sequence)
+        divert = DivertRequest(waybill=request.waybill, reason=REASONS[request.reason].name)
+        diverted = await call.ask(f"{SORTING}/Divert", divert)
+        return ReturnResponse(waybill=request.waybill, chute=diverted.chute, sequence=diverted.sequence)
+
+
 if __name__ == "__main__":
-    serve({"courier.delivery.v1.DeliveryService": DeliveryService(has_machine=os.environ["DEPOT"] == "machine")})
+    machine = os.environ["DEPOT"] == "machine"
+    serve(
+        {
+            "courier.delivery.v1.DeliveryService": DeliveryService(has_machine=machine),
+            "courier.delivery.v1.ReturnsService": ReturnsService(has_machine=machine),
+        }
+    )
