@@ -91,6 +91,8 @@ def _environment(mesh: Mesh, service: Service, index: int) -> dict[str, str]:
         "NIPMESH_AUTHORITY": mesh.name,
         "NIPMESH_DATA_DIRECTORY": "/var/lib/nipmesh",
     }
+    if service.listen_port is not None:
+        own["PORT"] = str(service.listen_port)
     if mesh.gateway is not None:
         own["NIPMESH_GATEWAY_IDENTITY"] = mesh.gateway.identity
         own["NIPMESH_GATEWAY_URL"] = mesh.gateway.public_url

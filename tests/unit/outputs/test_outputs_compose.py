@@ -11,8 +11,10 @@ import jsonschema
 import pytest
 import yaml
 
+from generator.analysis import check_manifest
 from generator.outputs.compose import COMPOSE_FILE, render_compose
 from generator.outputs.compose.emit import emit
+from support.foreign import FOREIGN
 from support.meshes import REPOSITORY, repository_mesh
 
 
@@ -38,6 +40,16 @@ def test_it_is_valid_by_the_compose_specification() -> None:
         pytest.skip("the schema of the Compose specification comes with check-jsonschema, which is not installed")
     schema = Path(str(package.locate_file("check_jsonschema/builtin_schemas/vendor/compose-spec.json")))
     jsonschema.validate(yaml.safe_load(render_compose(repository_mesh())), json.loads(schema.read_text()))
+
+
+def test_regression_an_application_with_tcp_only_finds_its_port() -> None:
+    analysis = check_manifest(FOREIGN / "mesh.yaml")
+    assert analysis.mesh is not None
+    services = yaml.safe_load(render_compose(analysis.mesh))["services"]
+    for name in ("customs-0", "customs-1"):
+        assert services[name]["environment"]["PORT"] == "9471"
+        assert services[name]["network_mode"] == f"service:{name}-sidecar"
+    assert "PORT" not in services["tariff-0"]["environment"]
 
 
 def test_a_dollar_of_the_manifest_is_no_variable() -> None:

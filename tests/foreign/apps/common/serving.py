@@ -160,4 +160,4 @@ async def _serve(servicers: Mapping[str, object], listen: str) -> None:
         print(f"serving {', '.join(servicers)} on {listen}", flush=True)
         await stop.wait()
         await healthy.enter_graceful_shutdown()
-        await server.stop(float(os.environ["NIPMESH_DRAIN_GRACE"]))
+        await server.stop(float(os.environ.get("NIPMESH_DRAIN_GRACE", "10")))

@@ -157,7 +157,7 @@ health.addToServer(server);
 
 process.on('SIGTERM', () => {
   health.setStatus('', 'NOT_SERVING');
-  const hard = setTimeout(() => server.forceShutdown(), 1000 * Number(process.env.NIPMESH_DRAIN_GRACE));
+  const hard = setTimeout(() => server.forceShutdown(), 1000 * Number(process.env.NIPMESH_DRAIN_GRACE ?? 10));
   server.tryShutdown(() => {
     clearTimeout(hard);
     tracking.close();
