@@ -23,32 +23,37 @@ import grpc.aio
 import pytest
 
 from mesh.conftest import alive, process_ids
-from support.foreign import CourierMesh, grpc_stubs, missing_toolchain, only, stubs, without_machine
+from support.courier import (
+    BOOKING,
+    CUSTOMS,
+    DEADLINE_S,
+    DELIVERY,
+    GATEWAY,
+    SORTING,
+    STREAMS,
+    book,
+    callers,
+    come_back,
+    history,
+    parcel,
+    waybill,
+)
+from support.foreign import CourierMesh, grpc_stubs, missing_toolchain, stubs, without_machine
 
 pytestmark = [pytest.mark.mesh, pytest.mark.timeout(180)]
 
-DEADLINE_S = 20
 BUF_SECONDS_MAX = 60
-GATEWAY, BOOKING, CUSTOMS, DELIVERY, SORTING = (
-    f"spiffe://parcels.example/{name}"
-    for name in ("gateway", "service/booking", "service/customs", "service/delivery", "service/sorting")
-)
-
-
-def started(folder: Path, *edits: Any) -> Iterator[CourierMesh]:
-    """A running mesh, of which nothing is left afterwards."""
-    mesh = CourierMesh(folder, *edits)
-    mesh.up()
-    pids = process_ids(mesh)
-    yield mesh
-    mesh.down()
-    assert not [pid for pid in pids if alive(pid)]
 
 
 @pytest.fixture(scope="module")
 def courier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CourierMesh]:
     """The whole carrier; without Node.js the one that sorts by hand."""
-    yield from started(tmp_path_factory.mktemp("courier"), *((without_machine,) if missing_toolchain() else ()))
+    mesh = CourierMesh(tmp_path_factory.mktemp("courier"), *((without_machine,) if missing_toolchain() else ()))
+    mesh.up()
+    pids = process_ids(mesh)
+    yield mesh
+    mesh.down()
+    assert not [pid for pid in pids if alive(pid)]
 
 
 @pytest.fixture
@@ -69,64 +74,6 @@ async def channel(courier: CourierMesh) -> AsyncIterator[grpc.aio.Channel]:
 @pytest.fixture
 def call_id() -> str:
     return str(uuid.uuid4())
-
-
-def waybill() -> str:
-    return f"CP{uuid.uuid4().hex[:12].upper()}"
-
-
-def parcel(number: str, country: str = "US") -> Any:
-    """Two woollen jumpers on their way from Germany."""
-    module = stubs("courier/parcel/v1/parcel")
-    found = module.Parcel(waybill=number, weight_g=2_400, to=module.Address(country=country, name="Ada"))
-    getattr(found, "from").country = "DE"
-    value = module.Money(currency="EUR", minor_units=4_000)
-    found.goods.items.add(description="a wool jumper", quantity=2, value=value)
-    found.extras["signature"] = "adult"
-    return found
-
-
-def scans(number: str, count: int) -> list[Any]:
-    tracking = stubs("courier/tracking/tracking")
-    position = tracking.Scan.Position(latitude=50.9, longitude=6.9)
-    return [
-        tracking.Scan(waybill=number, kind="KIND_OUT_FOR_DELIVERY", depot="KOELN", position=position, weights_g=[1, 2])
-        for _ in range(count)
-    ]
-
-
-def callers(mesh: CourierMesh, call_id: str) -> dict[str, str]:
-    """Who called each SERVICE/METHOD, as its application was told by its sidecar."""
-    notes = [note for note in mesh.executions(call_id) if note["event"] == "seen"]
-    return {f"{note['service']}/{note['method'].rpartition('/')[2]}": note["caller"] for note in notes}
-
-
-async def come_back(channel: grpc.aio.Channel, mesh: CourierMesh, call_id: str, number: str) -> Any:
-    """`ReturnsService/return`, for which Python's generator makes no client that Python can read."""
-    module = stubs("courier/delivery/v1/returns")
-    method: Any = channel.unary_unary(
-        "/courier.delivery.v1.ReturnsService/return",
-        request_serializer=module.ReturnRequest.SerializeToString,
-        response_deserializer=module.ReturnResponse.FromString,
-    )
-    request = module.ReturnRequest(waybill=number, reason="REASON_REFUSED")
-    return await method(request, metadata=mesh.metadata(call_id), timeout=DEADLINE_S)
-
-
-async def book(channel: grpc.aio.Channel, mesh: CourierMesh, call_id: str, **fields: Any) -> Any:
-    client = grpc_stubs("courier/booking/v1/booking").BookingServiceStub(channel)
-    request = stubs("courier/booking/v1/booking").BookRequest(**fields)
-    return await client.Book(request, metadata=mesh.metadata(call_id), timeout=DEADLINE_S)
-
-
-def delivery(channel: grpc.aio.Channel) -> Any:
-    return grpc_stubs("courier/delivery/v1/delivery").DeliveryServiceStub(channel)
-
-
-async def history(channel: grpc.aio.Channel, number: str) -> list[Any]:
-    client = grpc_stubs("courier/tracking/tracking").TrackingServiceStub(channel)
-    request = stubs("courier/tracking/tracking").GetHistoryRequest(waybill=number)
-    return list((await client.GetHistory(request, timeout=DEADLINE_S)).scans)
 
 
 async def test_a_unary_call_goes_three_hops_deep_through_an_application_that_has_only_tcp(
@@ -161,59 +108,6 @@ async def test_a_unary_call_goes_through_the_machine(
     assert (scan.note, scan.HasField("note"), scan.kind) == ("REASON_REFUSED", True, 5)
 
 
-async def a_client_stream(channel: grpc.aio.Channel, mesh: CourierMesh, call_id: str) -> None:
-    number = waybill()
-    metadata = mesh.metadata(call_id)
-    receipt = await delivery(channel).HandIn(iter(scans(number, 50)), metadata=metadata, timeout=DEADLINE_S)
-    assert (receipt.scans, dict(receipt.last_sequences)) == (50, {number: 50})
-    kept = await history(channel, number)
-    assert [scan.sequence for scan in kept] == list(range(1, 51))
-    assert (kept[-1].position.latitude, list(kept[-1].weights_g), kept[-1].HasField("note")) == (50.9, [1, 2], False)
-
-
-async def a_server_stream(channel: grpc.aio.Channel, mesh: CourierMesh, call_id: str) -> None:
-    """It is answered with what is known, and goes on with what happens then."""
-    number, seen = waybill(), asyncio.Event()
-    await come_back(channel, mesh, f"{call_id}-return", number)
-    request = stubs("courier/delivery/v1/delivery").FollowParcelRequest(waybill=number, scans_max=3)
-    following = delivery(channel).FollowParcel(request, metadata=mesh.metadata(call_id), timeout=DEADLINE_S)
-
-    async def follow() -> list[int]:
-        found = []
-        async for scan in following:
-            found.append(scan.sequence)
-            seen.set()
-        return found
-
-    followed = asyncio.create_task(follow())
-    await asyncio.wait_for(seen.wait(), DEADLINE_S)
-    for _ in range(2):
-        await come_back(channel, mesh, f"{call_id}-return", number)
-    assert await followed == [1, 2, 3]
-
-
-async def a_stream_in_both_directions(channel: grpc.aio.Channel, mesh: CourierMesh, call_id: str) -> None:
-    """Each answer is there before the next question is asked."""
-    module = stubs("courier/delivery/v1/delivery")
-    known, unknown = waybill(), waybill()
-    await come_back(channel, mesh, f"{call_id}-return", known)
-    loading = delivery(channel).Load(metadata=mesh.metadata(call_id), timeout=DEADLINE_S)
-    for shelf, (number, surprising) in enumerate([(known, False), (unknown, True), (known, False)], start=1):
-        await loading.write(module.LoadRequest(waybill=number, depot="machine", postcode="50667"))
-        answer = await loading.read()
-        assert (answer.waybill, answer.shelf, answer.surprising) == (number, shelf, surprising)
-    await loading.done_writing()
-    assert await loading.read() is grpc.aio.EOF
-    assert await loading.code() is grpc.StatusCode.OK
-
-
-STREAMS = {
-    "client": (a_client_stream, ("HandIn", "Induct", "Report")),
-    "server": (a_server_stream, ("FollowParcel", "Watch", "Follow")),
-    "both": (a_stream_in_both_directions, ("Load", "Sort", "Reconcile")),
-}
-
-
 @pytest.mark.parametrize("kind", STREAMS)
 async def test_every_kind_of_stream_goes_three_hops_deep(
     machine: CourierMesh, channel: grpc.aio.Channel, call_id: str, kind: str
@@ -224,17 +118,6 @@ async def test_every_kind_of_stream_goes_three_hops_deep(
     assert callers(machine, call_id) == found
     for where in found:
         assert (machine.seen(call_id, where), machine.done(call_id, where)) == (1, 1)
-
-
-async def test_without_the_machine_everything_is_python_and_works(
-    tmp_path_factory: pytest.TempPathFactory, call_id: str
-) -> None:
-    for mesh in started(tmp_path_factory.mktemp("by-hand"), without_machine, only("delivery", "tracking")):
-        async with mesh.channel() as channel:
-            for name, (calling, (outer, _, inner)) in STREAMS.items():
-                await calling(channel, mesh, f"{call_id}-{name}")
-                found = {f"delivery/{outer}": GATEWAY, f"tracking/{inner}": DELIVERY}
-                assert callers(mesh, f"{call_id}-{name}") == found
 
 
 async def test_services_of_one_name_in_two_packages_are_two(
@@ -447,6 +330,34 @@ async def test_the_machine_misbehaves_in_the_same_way(
     assert (error.value.code(), error.value.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "as told")
     assert ("grpc-retry-pushback-ms", "-1") in tuple(error.value.trailing_metadata())
     assert (machine.seen(call_id, "sorting/Watch"), machine.done(call_id, "sorting/Watch")) == (1, 0)
+
+
+@pytest.mark.parametrize(("reference", "seen"), [("26US00000001", 2), ("nonsense", 1)])
+async def test_what_may_run_twice_is_repeated_at_an_application_with_tcp(
+    courier: CourierMesh, channel: grpc.aio.Channel, call_id: str, reference: str, seen: int
+) -> None:
+    """UNAVAILABLE from one desk, so the other one is asked; another error is an answer."""
+    desk, request = grpc_stubs("customs").CustomsDeskStub(channel), stubs("customs").ArrivalNotice
+    fault = None if reference == "nonsense" else "at=customs/Arrive; code=UNAVAILABLE; times=1; replica=0"
+    codes = []
+    for attempt in range(4):
+        notice, name = request(movement_reference=reference), f"{call_id}-{attempt}"
+        call = desk.Arrive(notice, metadata=courier.metadata(name, fault), timeout=DEADLINE_S)
+        codes.append(await call.code())
+    good = grpc.StatusCode.INVALID_ARGUMENT if fault is None else grpc.StatusCode.OK
+    assert codes == [good] * 4
+    assert max(courier.seen(f"{call_id}-{attempt}", "customs/Arrive") for attempt in range(4)) == seen
+
+
+async def test_what_may_run_twice_is_repeated_at_an_application_in_javascript(
+    machine: CourierMesh, channel: grpc.aio.Channel, call_id: str
+) -> None:
+    request = stubs("courier/delivery/v1/returns").ReturnRequest(waybill=waybill())
+    method: Any = channel.unary_unary("/courier.delivery.v1.ReturnsService/return")
+    metadata = machine.metadata(call_id, "at=sorting/Divert; code=UNAVAILABLE; times=1")
+    await method(request.SerializeToString(), metadata=metadata, timeout=DEADLINE_S)
+    assert (machine.seen(call_id, "sorting/Divert"), machine.done(call_id, "sorting/Divert")) == (2, 1)
+    assert machine.seen(call_id, "delivery/return") == 1
 
 
 async def test_what_was_done_is_known_also_of_the_dead(
