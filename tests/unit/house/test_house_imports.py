@@ -65,7 +65,7 @@ def test_imports_go_one_way(package: str, rooms: tuple[str, ...]) -> None:
 
 
 def test_the_generator_knows_nobodys_services() -> None:
-    word = re.compile(r"(?<![a-z.])(nip|invoice|payment|bolt11|nostr)(?![a-z])", re.IGNORECASE)
+    word = re.compile(r"(?<![a-z.])(nip|invoice|payment|bolt11|nostr|courier|customs|waybill)(?![a-z])", re.IGNORECASE)
     sources = [*(REPOSITORY / "generator").rglob("*.py"), *(REPOSITORY / "envoy").rglob("*.j2")]
     found = {f"{path.relative_to(REPOSITORY)}: {line.strip()}" for path in sources for line in _code(path, word)}
     assert not found
@@ -92,3 +92,13 @@ def _code(path: Path, word: re.Pattern[str]) -> Iterator[str]:
 
 def test_no_python_lives_beside_envoys_templates() -> None:
     assert not list((REPOSITORY / "envoy").rglob("*.py"))
+
+
+def test_the_foreign_team_does_not_know_us() -> None:
+    ours = {"generator", "services", "nipmesh", "support", "benchmarks"}
+    files = sorted((REPOSITORY / "tests" / "foreign" / "apps").rglob("*.py"))
+    assert files
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    modules = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    modules |= {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    assert not {module.split(".")[0] for module in modules} & ours
