@@ -56,7 +56,7 @@ def test_envoy_accepts_a_gateway_with_tls_and_a_service_that_nobody_calls() -> N
 
 BREAKS: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
     "listener": ("listeners", "inbound", lambda body: body["address"]["socket_address"].update(address="not-a-number")),
-    "cluster": ("clusters", "outbound_nip", lambda body: body.update(lb_policy="CLUSTER_PROVIDED")),
+    "cluster": ("clusters", "outbound_nip", lambda body: body["load_balancing_policy"].update(policies=[])),
     "route": ("routes", "egress", lambda body: body["virtual_hosts"][0]["routes"][0]["route"].update(cluster="gone")),
     "endpoints": (
         "endpoints",
