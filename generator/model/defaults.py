@@ -116,7 +116,9 @@ def retry_conditions(method: Method) -> Decided[frozenset[RetryCondition]]:
     if method.idempotency is Idempotency.UNKNOWN:
         reason = "idempotency_level is unset: repeated only when the application provably never saw the call"
         return Decided(value=frozenset({RetryCondition.NOT_DELIVERED}), reason=reason)
-    reason = f"idempotency_level is {method.idempotency.value}: it may run twice"
+    reason = (
+        f"idempotency_level is {method.idempotency.value}: it may run twice, unless the service's push-back says no"
+    )
     return Decided(value=frozenset(RetryCondition), reason=reason)
 
 

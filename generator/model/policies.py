@@ -14,9 +14,9 @@ class RetryCondition(enum.Enum):
     RESET = "reset"
     """The connection broke with the outcome unknown: only for methods that may run twice."""
     UNAVAILABLE = "unavailable"
-    """The service itself answered UNAVAILABLE: only for methods that may run twice."""
+    """The service itself answered UNAVAILABLE and does not forbid another attempt: only for methods that may run twice."""
     PUSH_BACK = "push_back"
-    """The service itself said when to come again: only for methods that may run twice."""
+    """The service answered RESOURCE_EXHAUSTED and said when to come again: only for methods that may run twice."""
 
 
 class Balancer(enum.Enum):

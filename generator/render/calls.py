@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import reduce
 
 from google.protobuf.duration_pb2 import Duration
@@ -15,28 +15,22 @@ from generator.model import (
     HashKind,
     HashOn,
     HeaderChanges,
-    Hedging,
     Mesh,
     Method,
     MethodPolicy,
     RateLimit,
-    RetryCondition,
-    RetryPolicy,
     Routing,
     StreamingKind,
-    defaults,
 )
 from generator.model.mesh import GATEWAY
 from generator.render.names import (
     HASH_HEADER,
     HEALTH_PATH,
-    NOT_DELIVERED_HEADER,
-    RESET_HEADER,
-    STATUS_HEADER,
     authority,
     cluster_name,
     external_name,
 )
+from generator.render.retries import retry_of
 from generator.render.views import (
     ArrivingCall,
     CallerView,
@@ -52,44 +46,16 @@ from generator.render.views import (
     Limits,
     MirrorView,
     RateView,
-    RetryView,
     TargetView,
     WeightView,
 )
 
-Conditions = Mapping[RetryCondition, tuple[tuple[str, ...], tuple[HeaderMatch, ...]]]
-"""What Envoy calls each condition: words of `retry_on`, and response headers."""
-
 GRPC_TIMEOUT_MS_MAX = 99_999_999
 """The header `grpc-timeout` has at most 8 digits (gRPC over HTTP/2, `TimeoutValue`)."""
-UNAVAILABLE = "14"
-HOST_CHOICES_PER_ATTEMPT = 32
-"""How often the balancer may be asked again for a replica that this call has not tried. With two replicas a dead one, which
-has no calls, wins three picks of four: 32 picks miss the other once in 10,000 times."""
 HEALTH_LIMITS = Limits(duration_ms=5_000, idle_ms=0)
 
 RESOURCE_EXHAUSTED = 8
 HTTPS_PORT = 443
-
-CONDITIONS: Conditions = {
-    # The peer's sidecar was not reached or refused the stream, or it says that its application saw nothing.
-    RetryCondition.NOT_DELIVERED: (
-        ("connect-failure", "refused-stream", "reset-before-request"),
-        (HeaderMatch(name=NOT_DELIVERED_HEADER, value="true"),),
-    ),
-    # The connection broke in the middle, at this sidecar or at the peer's.
-    RetryCondition.RESET: (("reset",), (HeaderMatch(name=RESET_HEADER, value="true"),)),
-    # Not Envoy's own `unavailable`: that would also repeat what failed because of a dependency.
-    RetryCondition.UNAVAILABLE: ((), (HeaderMatch(name=STATUS_HEADER, value=UNAVAILABLE),)),
-    RetryCondition.PUSH_BACK: ((), ()),
-}
-EXTERNAL_CONDITIONS: Conditions = {
-    # A host outside has no sidecar that would say what happened, and our own headers mean nothing from there.
-    RetryCondition.NOT_DELIVERED: (("connect-failure", "refused-stream", "reset-before-request"), ()),
-    RetryCondition.RESET: (("reset",), ()),
-    RetryCondition.UNAVAILABLE: (("unavailable",), ()),
-    RetryCondition.PUSH_BACK: (("resource-exhausted",), ()),
-}
 
 
 def outgoing_calls(mesh: Mesh, edges: Iterable[Edge], public: Iterable[Method] = ()) -> tuple[CallView, ...]:
@@ -211,37 +177,6 @@ def limits_of(policy: MethodPolicy) -> Limits:
     return Limits(duration_ms=policy.duration_ms_max, idle_ms=policy.idle_timeout_ms or 0)
 
 
-def retry_of(
-    policy: RetryPolicy | None,
-    hedging: Hedging | None = None,
-    *,
-    conditions: Conditions = CONDITIONS,
-    avoids_zones: bool = False,
-) -> RetryView | None:
-    """Translate the conditions. A hedged call is bounded by the attempts of its hedging alone."""
-    if policy is None and hedging is None:
-        return None
-    allowed = policy.conditions if policy is not None else frozenset[RetryCondition]()
-    per_try_ms = hedging.delay_ms if hedging is not None else policy.per_try_ms if policy is not None else None
-    if per_try_ms is not None:
-        allowed |= {RetryCondition.RESET}  # how Envoy calls an attempt that it gave up
-    found = [conditions[condition] for condition in RetryCondition if condition in allowed]
-    words = [word for condition_words, _ in found for word in condition_words]
-    headers = tuple(header for _, headers in found for header in headers)
-    base_ms = policy.backoff_base_ms if policy is not None else defaults.BACKOFF_BASE_MS
-    return RetryView(
-        retry_on=",".join([*words, *(["retriable-headers"] if headers else [])]),
-        headers=headers,
-        attempts_max=hedging.attempts_max if hedging is not None else policy.attempts_max if policy is not None else 0,
-        host_choices_max=HOST_CHOICES_PER_ATTEMPT,
-        backoff_base_ms=base_ms,
-        backoff_ms_max=policy.backoff_max_ms if policy is not None else base_ms * defaults.BACKOFF_RATIO,
-        per_try_ms=per_try_ms,
-        is_hedged=hedging is not None,
-        avoids_zones=avoids_zones,
-    )
-
-
 def _call(mesh: Mesh, edge: Edge, policy: MethodPolicy, public: set[str]) -> CallView:
     method, routing = policy.method, policy.routing
     callee = mesh.service(edge.callee)
@@ -254,7 +189,15 @@ def _call(mesh: Mesh, edge: Edge, policy: MethodPolicy, public: set[str]) -> Cal
         authority=authority(edge.callee, mesh.trust_domain),
         limits=limits_of(policy),
         grpc_timeout=_grpc_timeout(policy.deadline_ms),
-        retry=_retry(policy, CONDITIONS, avoids_zones=len(set(callee.zones)) > 1),
+        retry=retry_of(
+            policy.retry,
+            policy.hedging,
+            deadline_ms=policy.deadline_ms,
+            is_edge=edge.caller == GATEWAY,
+            avoids_zones=len(set(callee.zones)) > 1,
+        )
+        if _may_repeat(method)
+        else None,
         is_public=method.path in public,
         is_stream=method.streaming is not StreamingKind.UNARY,
         mirror=mirror,
@@ -277,7 +220,9 @@ def _external_call(mesh: Mesh, edge: Edge, policy: MethodPolicy) -> CallView:
         authority=host if external.port == HTTPS_PORT else f"{host}:{external.port}",
         limits=limits_of(policy),
         grpc_timeout=_grpc_timeout(policy.deadline_ms),
-        retry=_retry(policy, EXTERNAL_CONDITIONS, avoids_zones=False),
+        retry=retry_of(policy.retry, policy.hedging, deadline_ms=policy.deadline_ms, is_external=True)
+        if _may_repeat(method)
+        else None,
         is_public=False,
         is_stream=method.streaming is not StreamingKind.UNARY,
         mirror=None,
@@ -289,11 +234,9 @@ def _external_call(mesh: Mesh, edge: Edge, policy: MethodPolicy) -> CallView:
     )
 
 
-def _retry(policy: MethodPolicy, conditions: Conditions, *, avoids_zones: bool) -> RetryView | None:
+def _may_repeat(method: Method) -> bool:
     """A policy on a stream of requests would make the sidecar keep it all for a second attempt."""
-    if policy.method.streaming not in {StreamingKind.UNARY, StreamingKind.SERVER}:
-        return None
-    return retry_of(policy.retry, policy.hedging, conditions=conditions, avoids_zones=avoids_zones)
+    return method.streaming in {StreamingKind.UNARY, StreamingKind.SERVER}
 
 
 def _targets(callee: str, method: Method, routing: Routing) -> tuple[TargetView, ...]:

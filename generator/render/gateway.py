@@ -6,7 +6,7 @@ from generator.model import Authentication, Gateway, GatewayPlacement, Mesh, Pla
 from generator.model.mesh import GATEWAY
 from generator.render import names
 from generator.render.calls import counted, filters_of, outgoing_calls
-from generator.render.sidecar import STATS_TARGET, common, scrape
+from generator.render.sidecar import OVERLOAD_EXPRESSION, STATS_TARGET, common, scrape
 from generator.render.views import (
     AuthenticationView,
     ClaimView,
@@ -74,6 +74,7 @@ def _listeners(scene: Scene, gateway: Gateway, edge: GatewayPlacement) -> tuple[
         route=scene.file_view("routes", names.LISTENER_GATEWAY),
         strip_own_headers=True,
         unanswered=UNANSWERED,
+        overload_expression=OVERLOAD_EXPRESSION,
         **common(scene, names.LISTENER_GATEWAY),
     )
     return (listener, scrape(scene, pages))

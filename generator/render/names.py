@@ -19,12 +19,20 @@ SECRET_EDGE = "edge"  # noqa: S105  # a name
 
 NOT_DELIVERED_HEADER = "x-nipmesh-not-delivered"
 """Set by the callee's sidecar on its own answers when the application has seen nothing of the call."""
+NOT_DELIVERED = "true"
 RESET_HEADER = "x-nipmesh-reset"
-"""Set by the callee's sidecar on its own answers when the connection to the application broke in the middle."""
+"""Set by the callee's sidecar on its own answers when the application may have done its work: what broke, one of these."""
+RESET_CONNECTION = "connection"
+RESET_STREAM = "stream"
 STATUS_HEADER = "x-nipmesh-status"
-"""Set by the callee's sidecar: the gRPC status of an answer that is nothing but a status."""
+"""Set by the callee's sidecar: what an answer that is nothing but a status says about another attempt. Four values with `;`
+between them, nothing for what is not there: the gRPC status, the mark of a failed dependency, the push-back, the wait in seconds."""
 DEPENDENCY_FAILED_HEADER = "x-nipmesh-dependency-failed"
 """Set by an application on UNAVAILABLE that stems from a service it calls: its callers do not repeat such a call."""
+PUSH_BACK_HEADER = "grpc-retry-pushback-ms"
+"""Set by an application: in how many ms the call may be repeated; negative or no number: not at all (gRFC A6)."""
+WAIT_HEADER = "retry-after"
+"""Set by an application beside a push-back of a second or more: the same in whole seconds, which is all that Envoy waits by."""
 OWN_RESPONSE_HEADERS = (NOT_DELIVERED_HEADER, RESET_HEADER, STATUS_HEADER)
 HASH_HEADER = "x-nipmesh-hash"
 """Set by the caller's sidecar: the field of the request by which the replica is chosen."""

@@ -35,10 +35,16 @@ from generator.resources import Resource, ResourceType, WorkloadResources
 METRICS_TARGET = "/metrics"
 STATS_TARGET = "/stats/prometheus"
 NOTHING_HERE = "metrics are at /metrics/app and /metrics/envoy, with GET\n"
-DEPENDENCY_OR_STATUS = f"%RESP({names.DEPENDENCY_FAILED_HEADER}?GRPC-STATUS)%"
-"""The first header, else the second, else nothing at all."""
+STATUS_FORMAT = ";".join(
+    f"%RESP({header})%"
+    for header in ("grpc-status", names.DEPENDENCY_FAILED_HEADER, names.PUSH_BACK_HEADER, names.WAIT_HEADER)
+)
+"""What the callers' sidecars match; see `retries`."""
 TIMED_OUT_STATUS = "4"
 """DEADLINE_EXCEEDED."""
+OVERLOAD_EXPRESSION = "response.code_details == 'overload'"
+"""Envoy's word for a call that it refused itself for want of memory; no flag says so."""
+UNSEEN_EXPRESSION = f"{OVERLOAD_EXPRESSION} || response.code_details.contains('{{remote_refused')"
 STREAM_RESET_EXPRESSION = "response.code_details.contains('{remote_reset')"
 """Envoy's words for a stream that the application reset. Its flag UR would not do: a refused stream has it, too."""
 STREAM_RESET_STATUS = "3"
@@ -143,6 +149,10 @@ def _inbound_listener(scene: Scene, service: Service, replica: ReplicaPlacement)
         health_path=names.HEALTH_PATH,
         not_delivered_header=names.NOT_DELIVERED_HEADER,
         reset_header=names.RESET_HEADER,
+        not_delivered=names.NOT_DELIVERED,
+        reset_connection=names.RESET_CONNECTION,
+        reset_stream=names.RESET_STREAM,
+        unseen_expression=UNSEEN_EXPRESSION,
         unanswered=UNANSWERED,
         stream_reset_expression=STREAM_RESET_EXPRESSION,
         stream_reset_status=STREAM_RESET_STATUS,
@@ -162,7 +172,7 @@ def _inbound_listener(scene: Scene, service: Service, replica: ReplicaPlacement)
         cluster=names.CLUSTER_APPLICATION,
         own_response_headers=names.OWN_RESPONSE_HEADERS,
         status_header=names.STATUS_HEADER,
-        status_format=DEPENDENCY_OR_STATUS,
+        status_format=STATUS_FORMAT,
         **common(scene, names.LISTENER_INBOUND),
     )
 

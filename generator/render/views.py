@@ -36,10 +36,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeaderMatch:
-    """A response header whose value means that another attempt is allowed."""
+    """A header that a call must bring."""
 
     name: str
     value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerMatch:
+    """A response header whose whole value matches a regular expression (RE2): another attempt is allowed."""
+
+    name: str
+    pattern: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +55,14 @@ class RetryView:
     """When and how often another attempt is made."""
 
     retry_on: str
-    headers: tuple[HeaderMatch, ...]
+    headers: tuple[AnswerMatch, ...]
     attempts_max: int
     host_choices_max: int
     backoff_base_ms: int
     backoff_ms_max: int
+    wait_header: str | None
+    """The response header with the seconds to wait instead; None: nobody names any."""
+    wait_ms_max: int
     per_try_ms: int | None
     """When an attempt is given up, or (hedging) gets another one beside it."""
     is_hedged: bool

@@ -87,6 +87,12 @@ class Reason(enum.StrEnum):
     TOO_MANY_STREAMS = "TOO_MANY_STREAMS"
 
 
+PUSH_BACK_KEY: Final = "grpc-retry-pushback-ms"
+"""Trailing metadata that gRPC libraries and sidecars obey: repeat in so many ms; negative: do not repeat (gRFC A6)."""
+PUSH_BACK_NEVER: Final = "-1"
+WAIT_KEY: Final = "retry-after"
+"""The same in whole seconds, from one second on: Envoy waits by no other unit."""
+
 _Code = grpc.StatusCode
 _CODES_OTHER_THAN_PRECONDITION: Final[Mapping[grpc.StatusCode, str]] = {
     _Code.INVALID_ARGUMENT: (
@@ -112,7 +118,8 @@ CODE_OF: Final[Mapping[Reason, grpc.StatusCode]] = {
 """The gRPC status code of each reason; what is not listed above is FAILED_PRECONDITION."""
 
 
-DEPENDENCY_RETRY_DELAY_MS: Final = 1_000
+SECOND_MS: Final = 1_000
+DEPENDENCY_RETRY_DELAY_MS: Final = SECOND_MS
 """What a client is told to wait: a dependency that retries did not reach needs longer than one of our own replicas."""
 
 
@@ -142,8 +149,9 @@ class ServiceError(Exception):
     """An error that the caller is meant to see. Raise it anywhere below a servicer; the border renders it.
 
     `code` follows from the reason unless given. `metadata` goes into ErrorInfo (small strings, never a secret).
-    `retry_delay_ms` becomes RetryInfo, violations BadRequest and PreconditionFailure. `from_dependency` tells the callers'
-    sidecars that another replica would fail alike: they neither repeat the call nor blame this one.
+    `retry_delay_ms` becomes RetryInfo and the push-back, violations BadRequest and PreconditionFailure. `from_dependency` tells the
+    callers' sidecars that another replica would fail alike: they neither repeat the call nor blame this one, and no gRPC library
+    repeats it by itself; RetryInfo is for whoever decides to try again.
     """
 
     def __init__(
@@ -193,7 +201,7 @@ def precondition_failed(reason: Reason | str, message: str, *, subject: str) -> 
 def unavailable(
     message: str, *, reason: Reason = Reason.BACKEND_UNAVAILABLE, retry_delay_ms: int = 200
 ) -> ServiceError:
-    """UNAVAILABLE with RetryInfo."""
+    """UNAVAILABLE with RetryInfo and the push-back."""
     return ServiceError(reason, message, retry_delay_ms=retry_delay_ms)
 
 
@@ -219,6 +227,18 @@ def status_of(error: ServiceError) -> status_pb2.Status:
     return status_pb2.Status(
         code=error.code.value[0], message=error.message, details=[_packed(each) for each in details]
     )
+
+
+def push_back_of(error: ServiceError) -> tuple[tuple[str, str], ...]:
+    """The trailing metadata by which sidecars and gRPC libraries decide whether and when they repeat the call by themselves."""
+    if error.from_dependency:
+        return ((PUSH_BACK_KEY, PUSH_BACK_NEVER),)
+    if error.retry_delay_ms is None:
+        return ()
+    push_back = (PUSH_BACK_KEY, str(error.retry_delay_ms))
+    if error.retry_delay_ms < SECOND_MS:
+        return (push_back,)
+    return (push_back, (WAIT_KEY, str(-(-error.retry_delay_ms // SECOND_MS))))
 
 
 def _packed(message: Message) -> AnyMessage:

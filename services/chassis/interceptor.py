@@ -30,6 +30,7 @@ from services.chassis.errors import (
     Reason,
     ServiceError,
     dependency_failed,
+    push_back_of,
     status_of,
     unavailable,
 )
@@ -280,7 +281,10 @@ class _Method:
         failure = self._failure(error)
         running.code, running.reason = failure.code, failure.reason
         status = status_of(failure)
-        trailing: list[tuple[str, str | bytes]] = [(STATUS_DETAILS_KEY, status.SerializeToString())]
+        trailing: list[tuple[str, str | bytes]] = [
+            (STATUS_DETAILS_KEY, status.SerializeToString()),
+            *push_back_of(failure),
+        ]
         if failure.from_dependency:
             trailing.append((DEPENDENCY_FAILED_KEY, "true"))
         await context.abort(failure.code, status.message, tuple(trailing))

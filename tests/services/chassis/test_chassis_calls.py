@@ -98,6 +98,7 @@ async def test_a_failed_dependency_is_told_to_the_sidecars(
         own = await failing(echo.grpc.EchoServiceStub(channel).Echo(echo.pb2.EchoRequest(text="x", mode="error")))
     assert (error.code(), reason_of(error)) == (grpc.StatusCode.UNAVAILABLE, "BACKEND_UNAVAILABLE")
     assert dict(error.trailing_metadata() or ())["x-nipmesh-dependency-failed"] == "true"
+    assert dict(error.trailing_metadata() or ())["grpc-retry-pushback-ms"] == "-1"
     assert "x-nipmesh-dependency-failed" not in dict(own.trailing_metadata() or ())
 
 

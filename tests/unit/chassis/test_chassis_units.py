@@ -34,6 +34,7 @@ from services.chassis import (
     unavailable,
 )
 from services.chassis.caller import PEER_HEADER
+from services.chassis.errors import dependency_failed, push_back_of
 
 USER = "ab" * 32
 PREFIX = "ERROR_REASON_"
@@ -74,6 +75,24 @@ def test_an_error_with_all_details() -> None:
     assert status.details[1].Unpack(retry)
     assert (retry.retry_delay.seconds, retry.retry_delay.nanos) == (1, 500_000_000)
     assert status.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
+
+
+@pytest.mark.parametrize(
+    ("delay_ms", "metadata"),
+    [
+        (None, {}),
+        (0, {"grpc-retry-pushback-ms": "0"}),
+        (999, {"grpc-retry-pushback-ms": "999"}),
+        (1_000, {"grpc-retry-pushback-ms": "1000", "retry-after": "1"}),
+        (1_001, {"grpc-retry-pushback-ms": "1001", "retry-after": "2"}),
+    ],
+)
+def test_whoever_repeats_calls_by_himself_learns_when(delay_ms: int | None, metadata: dict[str, str]) -> None:
+    assert dict(push_back_of(ServiceError(Reason.OVERLOADED, "later", retry_delay_ms=delay_ms))) == metadata
+
+
+def test_nobody_repeats_by_himself_what_failed_because_of_a_dependency() -> None:
+    assert dict(push_back_of(dependency_failed("another service does not answer"))) == {"grpc-retry-pushback-ms": "-1"}
 
 
 def test_details_are_limited() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +16,10 @@ from generator.model import Method, MethodPolicy, RetryCondition, RetryPolicy, S
 from generator.model.mesh import Idempotency
 from generator.outputs.files import default_placement
 from generator.render import PlacementError, cluster_name, render
-from generator.render.calls import limits_of, retry_of
+from generator.render.calls import limits_of
+from generator.render.retries import longest_wait_s
+from generator.render.retries import retry_of as retry_or_none
+from generator.render.views import RetryView
 from generator.resources import Resource, WorkloadResources
 from support.meshes import DIRECTORY, REPOSITORY, repository_mesh, repository_placement
 
@@ -111,20 +115,93 @@ def retry(*conditions: RetryCondition) -> RetryPolicy:
     return RetryPolicy(conditions=frozenset(conditions), attempts_max=3, backoff_base_ms=25, backoff_max_ms=250)
 
 
+def retry_of(policy: RetryPolicy, *, deadline_ms: int | None, is_edge: bool = False) -> RetryView:
+    view = retry_or_none(policy, deadline_ms=deadline_ms, is_edge=is_edge)
+    assert view is not None
+    return view
+
+
 def test_what_was_not_delivered_is_repeated_and_nothing_else() -> None:
-    view = retry_of(retry(RetryCondition.NOT_DELIVERED))
+    view = retry_of(retry(RetryCondition.NOT_DELIVERED), deadline_ms=10_000)
     assert view.retry_on == "connect-failure,refused-stream,reset-before-request,retriable-headers"
     assert [header.name for header in view.headers] == ["x-nipmesh-not-delivered"]
 
 
 def test_what_may_run_twice_is_repeated_after_a_reset_and_when_unavailable() -> None:
-    view = retry_of(retry(*RetryCondition))
+    view = retry_of(retry(*RetryCondition), deadline_ms=10_000)
     assert "reset" in view.retry_on.split(",")
     assert [header.name for header in view.headers] == [
         "x-nipmesh-not-delivered",
         "x-nipmesh-reset",
         "x-nipmesh-status",
+        "x-nipmesh-status",
     ]
+    assert (view.wait_header, view.wait_ms_max) == ("retry-after", 6_000)
+
+
+# What the callee's sidecar says: the status, the mark of a failed dependency, the push-back, the wait in seconds.
+@pytest.mark.parametrize(
+    ("said", "repeated"),
+    [
+        ("14;;;", True),
+        ("14;;;2", True),
+        ("14;;;60", False),
+        ("14;true;;", False),
+        ("14;;-1;", False),
+        ("14;;soon;", False),
+        ("14;;0;", True),
+        ("14;;999;", True),
+        ("14;;999;0", False),
+        ("14;;1000;", False),
+        ("14;;5001;6", True),
+        ("14;;6001;7", False),
+        ("14;;60000;60", False),
+        ("8;;;", False),
+        ("8;;;2", False),
+        ("8;true;0;", False),
+        ("8;;-5;", False),
+        ("8;;0;", True),
+        ("8;;250;", True),
+        ("8;;1500;2", True),
+        ("8;;6001;7", False),
+        ("13;;0;", False),
+        (";;;", False),
+        ("148;;0;", False),
+    ],
+)
+def test_what_the_service_says_decides_whether_it_is_asked_again(said: str, repeated: bool) -> None:
+    headers = retry_of(retry(*RetryCondition), deadline_ms=10_000).headers
+    patterns = [header.pattern for header in headers if header.name == "x-nipmesh-status"]
+    assert any(re.fullmatch(pattern, said) for pattern in patterns) is repeated
+
+
+@pytest.mark.parametrize(
+    ("deadline_ms", "wait_s"), [(100, 0), (1_500, 0), (1_501, 1), (3_001, 2), (60_000, 9), (None, 9)]
+)
+def test_nobody_waits_past_the_deadline(deadline_ms: int | None, wait_s: int) -> None:
+    assert longest_wait_s(deadline_ms) == wait_s
+    view = retry_of(retry(*RetryCondition), deadline_ms=deadline_ms)
+    said = [f"14;;{seconds}000;{seconds}" for seconds in range(1, 10)]
+    waited = [one for one in said if any(re.fullmatch(header.pattern, one) for header in view.headers)]
+    assert waited == said[:wait_s]
+    assert (view.wait_header is not None) is bool(wait_s)
+
+
+def test_the_edge_does_not_multiply_a_strangers_nonsense() -> None:
+    inside, edge = (
+        retry_of(retry(RetryCondition.RESET), deadline_ms=10_000, is_edge=is_edge) for is_edge in (False, True)
+    )
+    said = ("connection", "stream")
+    assert [bool(re.fullmatch(inside.headers[0].pattern, each)) for each in said] == [True, True]
+    assert [bool(re.fullmatch(edge.headers[0].pattern, each)) for each in said] == [True, False]
+
+
+def test_a_host_outside_has_no_sidecar_that_says_what_happened() -> None:
+    view = retry_or_none(retry(*RetryCondition), deadline_ms=10_000, is_external=True)
+    assert view is not None
+    assert "unavailable" in view.retry_on.split(",")
+    assert [header.name for header in view.headers] == ["grpc-retry-pushback-ms"]
+    assert view.wait_header is None
 
 
 def method(streaming: StreamingKind) -> Method:
