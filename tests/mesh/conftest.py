@@ -1,4 +1,7 @@
-"""One running mesh for every test of this folder, and users who are logged in."""
+"""One running mesh for every test of this folder, and users who are logged in.
+
+`pytest tests/mesh/test_render_executions.py --update-docs` writes what was measured; read the difference before you commit it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,16 @@ import pytest
 
 from support.mesh import RunningMesh
 from support.nostr import User, bearer
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-docs", action="store_true", help="rewrite what the documentation says was measured")
+
+
+@pytest.fixture
+def update_docs(request: pytest.FixtureRequest) -> bool:
+    """Whether to write what was measured instead of comparing."""
+    return bool(request.config.getoption("--update-docs", default=False))
 
 
 @pytest.fixture(scope="session")

@@ -6,17 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from pathlib import Path
 from subprocess import PIPE
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
 
-from generator.model import Service
+from generator.model import TrafficPolicy
 from support.envoys import GATEWAY, MANIFEST, Envoys, call
+from support.meshes import retuned
+from support.raw_app import REFUSED_STREAM, RawApplication, reset
 
 pytestmark = [pytest.mark.mesh, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 SAY, WATCH = "/echo.v1.EchoService/Say", "/echo.v1.EchoService/Watch"
@@ -25,10 +26,6 @@ CALLS_MAX, STREAMS_MAX = 8, 4
 ROUTED = r"^cluster\.(outbound_echo|introspection)\.upstream_rq_(total|pending_total)$"
 GARBAGE = "xxxxxxxxxxxxxxx"
 GARBAGE_COUNT = 60
-FRAME_HEADER_BYTES = 9
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-HEADERS, RST_STREAM, SETTINGS = 1, 3, 4
-REFUSED_STREAM = 7
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -36,7 +33,7 @@ async def envoys(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Envo
     gateway = GATEWAY.replace("public: [EchoService/Say]", "public: [EchoService/Say, EchoService/Watch]")
     gateway = gateway.replace("    roles: {operator: [EchoService/Watch]}\n", "")
     running = Envoys(tmp_path_factory.mktemp("abuse"), MANIFEST + gateway)
-    running.mesh = replace(running.mesh, services=tuple(narrow(service) for service in running.mesh.services))
+    running.mesh = retuned(running.mesh, narrow)
     try:
         await running.start()
         yield running
@@ -44,10 +41,10 @@ async def envoys(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Envo
         await running.stop()
 
 
-def narrow(service: Service) -> Service:
-    """The same service with room for few calls."""
-    breaker = replace(service.traffic.circuit_breaker, requests_max=CALLS_MAX)
-    return replace(service, traffic=replace(service.traffic, circuit_breaker=breaker))
+def narrow(traffic: TrafficPolicy) -> TrafficPolicy:
+    """The same policy with room for few calls."""
+    breaker = replace(traffic.circuit_breaker, requests_max=CALLS_MAX, streams_max=STREAMS_MAX)
+    return replace(traffic, circuit_breaker=breaker)
 
 
 async def curl(envoys: Envoys, path: str, *options: str) -> str:
@@ -88,53 +85,15 @@ async def test_what_is_no_post_gets_no_further_than_the_gateway(envoys: Envoys, 
     assert envoys.stat("gateway", ROUTED) == before
 
 
-class Refuser:
-    """An application that refuses every stream (REFUSED_STREAM), as one does that goes away."""
-
-    def __init__(self, listen: str) -> None:
-        self._path = listen.removeprefix("unix:")
-        self._writers: list[asyncio.StreamWriter] = []
-        self.refused = 0
-
-    async def __aenter__(self) -> Self:
-        Path(self._path).unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._serve, self._path)
-        return self
-
-    async def __aexit__(self, *details: object) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.close()
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.append(writer)
-        try:
-            await reader.readexactly(len(PREFACE))
-            writer.write(frame(SETTINGS, 0, b""))
-            while True:
-                header = await reader.readexactly(FRAME_HEADER_BYTES)
-                await reader.readexactly(int.from_bytes(header[:3]))
-                if header[3] == HEADERS:
-                    self.refused += 1
-                    writer.write(frame(RST_STREAM, int.from_bytes(header[5:]), REFUSED_STREAM.to_bytes(4)))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-
-def frame(kind: int, stream: int, payload: bytes) -> bytes:
-    """One HTTP/2 frame without flags."""
-    return len(payload).to_bytes(3) + bytes([kind, 0]) + stream.to_bytes(4) + payload
-
-
 async def test_a_refused_stream_is_repeated_elsewhere(envoys: Envoys) -> None:
     application = envoys.applications["echo-0"]
     await application.stop()
     try:
-        async with Refuser(application.listen) as refuser, envoys.channel("front-0") as channel:
+        refuser = RawApplication(application.listen, reset(REFUSED_STREAM), seen=bytes, at_once=True)
+        async with refuser, envoys.channel("front-0") as channel:
             for _ in range(12):
                 assert await call(channel, "EchoService/Say") == b"\x0a\x02hi"
-        assert refuser.refused > 0
+        assert refuser.streams > 0
     finally:
         await application.start()
     await envoys.until(lambda: envoys.healthy("front-0") and envoys.healthy("gateway"), "echo-0 is not back", 30)

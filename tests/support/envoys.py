@@ -99,13 +99,16 @@ class Application:
         self.server = grpc.aio.server()
         await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
-        self.server.add_generic_rpc_handlers((_Generic(self),))
+        self.server.add_generic_rpc_handlers((self.generic_handler(),))
         self.server.add_insecure_port(self.listen)
         await self.server.start()
 
-    async def stop(self) -> None:
+    def generic_handler(self) -> grpc.GenericRpcHandler:
+        return _Generic(self)
+
+    async def stop(self, grace_s: float | None = None) -> None:
         if self.server is not None:
-            await self.server.stop(None)
+            await self.server.stop(grace_s)
             self.server = None
 
     def count(self, path: str) -> int:
@@ -156,8 +159,15 @@ class _Generic(grpc.GenericRpcHandler):
 class Envoys:
     """`Envoys(folder)` renders, `start` runs; `stop` ends every process and removes every socket."""
 
-    def __init__(self, folder: Path, manifest: str = MANIFEST, proto: str = PROTO) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: str = MANIFEST,
+        proto: str = PROTO,
+        application: Callable[[str], Application] = Application,
+    ) -> None:
         self.folder = folder
+        self._application = application
         (folder / "protos").mkdir()
         (folder / "protos" / "echo.proto").write_text(proto)
         (folder / "mesh.yaml").write_text(manifest)
@@ -259,7 +269,7 @@ class Envoys:
         self.publish()
         for replica in self.placement.replicas:
             assert isinstance(replica.app, UnixAddress)
-            self.applications[replica.name] = Application(listen=f"unix:{replica.app.path}")
+            self.applications[replica.name] = self._application(f"unix:{replica.app.path}")
             await self.applications[replica.name].start()
         for workload in workloads:
             self.start_envoy(workload)
