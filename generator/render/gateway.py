@@ -75,6 +75,7 @@ def _listeners(scene: Scene, gateway: Gateway, edge: GatewayPlacement) -> tuple[
         strip_own_headers=True,
         unanswered=UNANSWERED,
         overload_expression=OVERLOAD_EXPRESSION,
+        load_header=names.LOAD_HEADER,
         **common(scene, names.LISTENER_GATEWAY),
     )
     return (listener, scrape(scene, pages))

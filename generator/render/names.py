@@ -33,6 +33,8 @@ PUSH_BACK_HEADER = "grpc-retry-pushback-ms"
 """Set by an application: in how many ms the call may be repeated; negative or no number: not at all (gRFC A6)."""
 WAIT_HEADER = "retry-after"
 """Set by an application beside a push-back of a second or more: the same in whole seconds, which is all that Envoy waits by."""
+LOAD_HEADER = "endpoint-load-metrics"
+"""Set by an application: how busy it is (ORCA), as text or, with `-bin` after it, as bytes. Callers' sidecars weigh replicas by it."""
 OWN_RESPONSE_HEADERS = (NOT_DELIVERED_HEADER, RESET_HEADER, STATUS_HEADER)
 HASH_HEADER = "x-nipmesh-hash"
 """Set by the caller's sidecar: the field of the request by which the replica is chosen."""

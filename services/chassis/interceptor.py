@@ -34,6 +34,7 @@ from services.chassis.errors import (
     status_of,
     unavailable,
 )
+from services.chassis.load import FAULTS, LOAD_KEY, LoadMeter, available_cores
 from services.chassis.logs import get_logger
 from services.chassis.metrics import CallMetrics, MethodMetrics
 from services.chassis.streams import OVERLOAD_RETRY_MS, Streams, until
@@ -62,6 +63,8 @@ class Running:
     reason: str = ""
     placed: bool = False
     """Whether it has one of the places for streams."""
+    failed: bool = False
+    """Whether it is this server's fault that it failed."""
 
 
 class BorderInterceptor(grpc.aio.ServerInterceptor):
@@ -80,6 +83,7 @@ class BorderInterceptor(grpc.aio.ServerInterceptor):
         self._in_flight = 0
         self._streams = Streams(STREAMS_MAX)
         self._last_begin_s = time.monotonic()
+        self._load = LoadMeter(calls_max=IN_FLIGHT_MAX, cores=available_cores(), now_s=self._last_begin_s)
 
     async def intercept_service(
         self,
@@ -117,6 +121,7 @@ class BorderInterceptor(grpc.aio.ServerInterceptor):
         self._in_flight += 1
         if method not in QUIET_METHODS:
             self._last_begin_s = now_s
+            self._load.began(now_s)
         return Running(info=info, start_s=now_s)
 
     def end(self, running: Running, metrics: MethodMetrics) -> None:
@@ -124,8 +129,11 @@ class BorderInterceptor(grpc.aio.ServerInterceptor):
         self._in_flight -= 1
         if running.placed:
             self._streams.leave(running.info.caller.subject)
-        duration_s = time.monotonic() - running.start_s
+        now_s = time.monotonic()
+        duration_s = now_s - running.start_s
         metrics.ended(running.code, duration_s)
+        if running.info.method not in QUIET_METHODS:
+            self._load.ended(now_s, failed=running.failed)
         if running.info.method in QUIET_METHODS and running.code is grpc.StatusCode.OK:
             return
         caller = running.info.caller
@@ -155,6 +163,10 @@ class BorderInterceptor(grpc.aio.ServerInterceptor):
         self._streams.enter(caller.subject)
         running.placed = True
         return until(caller.expire_time_s)
+
+    def load(self) -> tuple[str, str]:
+        """The load report as trailing metadata."""
+        return (LOAD_KEY, self._load.report(time.monotonic()))
 
     def access_of(self, method: str) -> Access:
         """Who may call a method: nobody, unless the table says so."""
@@ -198,8 +210,11 @@ class _Method:
             self._border.admit(running.info, self._access)
             if self._handler.request_streaming:
                 async with self._border.place(running):
-                    return await self._answer(requests, context)
-            return await self._answer(requests, context)
+                    answer = await self._answer(requests, context)
+            else:
+                answer = await self._answer(requests, context)
+            self._tell_load(context)
+            return answer
         except BaseException as error:  # this is the border
             await self._fail(running, context, error)
             raise AssertionError("unreachable: abort raises") from error
@@ -220,6 +235,7 @@ class _Method:
             self._border.admit(running.info, self._access)
             async with self._border.place(running):
                 await self._send(requests, context)
+            self._tell_load(context)
         except BaseException as error:  # noqa: BLE001  # this is the border
             await self._fail(running, context, error)
         finally:
@@ -240,6 +256,11 @@ class _Method:
         async with contextlib.aclosing(responses):
             async for response in responses:
                 await context.write(self._serialize(response))
+
+    def _tell_load(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Add the load report to what the servicer may have put into the trailing metadata."""
+        if self._name not in QUIET_METHODS:
+            context.set_trailing_metadata((*(context.trailing_metadata() or ()), self._border.load()))
 
     async def _request(
         self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
@@ -280,10 +301,12 @@ class _Method:
             raise error
         failure = self._failure(error)
         running.code, running.reason = failure.code, failure.reason
+        running.failed = failure.code in FAULTS and not failure.from_dependency
         status = status_of(failure)
         trailing: list[tuple[str, str | bytes]] = [
             (STATUS_DETAILS_KEY, status.SerializeToString()),
             *push_back_of(failure),
+            self._border.load(),
         ]
         if failure.from_dependency:
             trailing.append((DEPENDENCY_FAILED_KEY, "true"))

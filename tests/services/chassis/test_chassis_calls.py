@@ -48,6 +48,24 @@ async def test_a_call_of_each_kind(definition: Definition, echo: SimpleNamespace
         assert [each.text async for each in stub.Chat(iter([request(text="a"), request(text="b")]))] == ["a", "b"]
 
 
+async def test_every_answer_says_how_busy_the_replica_is(
+    definition: Definition, echo: SimpleNamespace, short_path: Path
+) -> None:
+    async with running(definition, short_path) as (_, channel):
+        stub = echo.grpc.EchoServiceStub(channel)
+        unary, stream = stub.Echo(echo.pb2.EchoRequest(text="x")), stub.Chat(iter([echo.pb2.EchoRequest(text="a")]))
+        await unary
+        await consume(stream)
+        trailers = [dict(await call.trailing_metadata() or ()) for call in (unary, stream)]
+        error = await failing(stub.Echo(echo.pb2.EchoRequest(text="x", mode="error")))
+        check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        await check
+        quiet = dict(await check.trailing_metadata() or ())
+    for trailer in (*trailers, dict(error.trailing_metadata() or ())):
+        assert str(trailer["endpoint-load-metrics"]).startswith("TEXT cpu_utilization=")
+    assert "endpoint-load-metrics" not in quiet
+
+
 async def test_an_uncaught_exception_says_nothing(
     definition: Definition, echo: SimpleNamespace, short_path: Path
 ) -> None:
