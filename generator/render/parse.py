@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
+
+from generator.render.templates import HOLE
+from generator.resources import Hole, Scalar, UnliftableError
 
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$")
 LITERALS = {"true": True, "false": False, "null": None, "": None}
@@ -19,45 +22,110 @@ class TemplateError(Exception):
 
 def parse_yaml(text: str, name: str) -> Any:
     """Parse one document. `name` is the template's, for errors. Raises TemplateError."""
-    events = yaml.parse(text, Loader=yaml.CSafeLoader)
+    return _document(text, _Reader(name))
+
+
+def parse_lifted(text: str, name: str, values: Sequence[Scalar]) -> tuple[Any, tuple[int, ...]]:
+    """Parse a document of `lift`: its JSON with holes, and which of the values stand in it as keys.
+
+    A key is no hole: keys decide what is double and how JSON is sorted. The holes are numbered in the order of the
+    document, keys left out. Raises TemplateError, and UnliftableError where a value is neither a key nor a scalar.
+    """
+    reader = _LiftedReader(name, values)
+    tree = _document(text, reader)
+    if reader.seen != len(values):
+        raise UnliftableError(f"{name}: a value is no part of the document")
+    return tree, tuple(reader.keys)
+
+
+def _document(text: str, reader: _Reader) -> Any:
+    loader = yaml.CSafeLoader(text)
+    reader.next = loader.get_event
     try:
-        for event in events:
+        while (event := reader.next()) is not None:
             if isinstance(event, yaml.DocumentStartEvent):
-                return _value(next(events), events, name)
+                return reader.value(reader.next())
     except yaml.YAMLError as error:
-        raise TemplateError(f"{name}: {error}") from error
-    raise TemplateError(f"{name}: no document")
+        raise TemplateError(f"{reader.name}: {error}") from error
+    finally:
+        loader.dispose()
+    raise TemplateError(f"{reader.name}: no document")
 
 
-def _value(event: yaml.Event, events: Iterator[yaml.Event], name: str) -> Any:
-    if isinstance(event, yaml.ScalarEvent):
-        return _plain(event.value) if event.implicit[0] else event.value
-    if isinstance(event, yaml.MappingStartEvent):
-        return _mapping(events, name)
-    if isinstance(event, yaml.SequenceStartEvent):
-        return _sequence(events, name)
-    raise TemplateError(f"{name}: {type(event).__name__} at {event.start_mark}")
+class _Reader:
+    """Reads a document event by event."""
+
+    next: Callable[[], Any]
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def value(self, event: Any) -> Any:
+        """The value that begins with this event."""
+        kind = type(event)
+        if kind is yaml.ScalarEvent:
+            return self.plain(event.value) if event.implicit[0] else self.quoted(event.value)
+        if kind is yaml.MappingStartEvent:
+            return self._mapping()
+        if kind is yaml.SequenceStartEvent:
+            return self._sequence()
+        raise TemplateError(f"{self.name}: {kind.__name__} at {getattr(event, 'start_mark', 'the end')}")
+
+    def plain(self, text: str) -> Any:
+        """A scalar without quotes."""
+        if text in LITERALS:
+            return LITERALS[text]
+        return json.loads(text) if NUMBER.match(text) else text
+
+    def quoted(self, text: str) -> Any:
+        """A scalar in quotes."""
+        return text
+
+    def key(self, text: str) -> str:
+        """A key, quoted or not."""
+        return text
+
+    def _mapping(self) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
+        while type(event := self.next()) is not yaml.MappingEndEvent:
+            if type(event) is not yaml.ScalarEvent:
+                raise TemplateError(f"{self.name}: a key must be text, at {getattr(event, 'start_mark', 'the end')}")
+            key = self.key(event.value)
+            if key in mapping:
+                raise TemplateError(f"{self.name}: {key!r} stands twice, at {event.start_mark}")
+            mapping[key] = self.value(self.next())
+        return mapping
+
+    def _sequence(self) -> list[Any]:
+        sequence: list[Any] = []
+        while type(event := self.next()) is not yaml.SequenceEndEvent:
+            sequence.append(self.value(event))
+        return sequence
 
 
-def _mapping(events: Iterator[yaml.Event], name: str) -> dict[str, Any]:
-    mapping: dict[str, Any] = {}
-    while not isinstance(key := next(events), yaml.MappingEndEvent):
-        if not isinstance(key, yaml.ScalarEvent):
-            raise TemplateError(f"{name}: a key must be text, at {key.start_mark}")
-        if key.value in mapping:
-            raise TemplateError(f"{name}: {key.value!r} stands twice, at {key.start_mark}")
-        mapping[key.value] = _value(next(events), events, name)
-    return mapping
+class _LiftedReader(_Reader):
+    """Reads holes where `lift` left them."""
 
+    def __init__(self, name: str, values: Sequence[Scalar]) -> None:
+        super().__init__(name)
+        self.values, self.keys, self.seen = values, list[int](), 0
 
-def _sequence(events: Iterator[yaml.Event], name: str) -> list[Any]:
-    sequence: list[Any] = []
-    while not isinstance(event := next(events), yaml.SequenceEndEvent):
-        sequence.append(_value(event, events, name))
-    return sequence
+    def plain(self, text: str) -> Any:
+        if HOLE in text:
+            raise UnliftableError(f"{self.name}: a value is part of a longer text")
+        return super().plain(text)
 
+    def quoted(self, text: str) -> Any:
+        if text == HOLE:
+            self.seen += 1
+            return Hole(self.seen - 1 - len(self.keys))
+        return self.plain(text) if HOLE in text else text
 
-def _plain(text: str) -> Any:
-    if text in LITERALS:
-        return LITERALS[text]
-    return json.loads(text) if NUMBER.match(text) else text
+    def key(self, text: str) -> str:
+        if HOLE not in text:
+            return text
+        if text != HOLE or self.seen >= len(self.values) or type(value := self.values[self.seen]) is not str:
+            raise UnliftableError(f"{self.name}: a key is more, or less, than one text")
+        self.keys.append(self.seen)
+        self.seen += 1
+        return value

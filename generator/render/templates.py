@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2.nodes import EvalContext
 
 import generator
+from generator.resources import Scalar, UnliftableError
 
 SUFFIX = ".yaml.j2"
 MILLISECONDS_PER_SECOND = 1_000
 SURROGATE_PAIR = re.compile(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})")
+HOLE = "\ue000"
+"""Stands for a value in what `lift` gives; of Unicode's private use, and in no template."""
+HOLE_SCALAR = f'"{HOLE}"'
 LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -22,9 +28,53 @@ class TemplateMissingError(Exception):
     """The templates are neither in the checkout nor in the installed package."""
 
 
+_lifted: ContextVar[list[Scalar] | None] = ContextVar("_lifted", default=None)
+"""The values that were left out of the text so far, while `lift` runs."""
+
+
 def render_text(template: str, values: dict[str, Any]) -> str:
     """Fill the template of this name (without `.yaml.j2`)."""
     return environment().get_template(template + SUFFIX).render(values)
+
+
+def lift(template: str, values: dict[str, Any]) -> tuple[str, tuple[Scalar, ...]]:
+    """Fill the template, but leave a hole for each text and integer: the text, and what belongs into its holes, in order.
+
+    The template sees the values themselves: only what it writes is left out. Raises UnliftableError.
+    """
+    found: list[Scalar] = []
+    token = _lifted.set(found)
+    try:
+        text = render_text(template, values)
+    finally:
+        _lifted.reset(token)
+    if text.count(HOLE) != len(found):
+        raise UnliftableError(f"{template}: a filter lost or doubled a value")
+    return text, tuple(found)
+
+
+@jinja2.pass_eval_context  # so that Jinja2 asks for each value when it renders, and not once when it compiles
+def written(_: EvalContext, value: Any) -> str:
+    """What a template writes for a value."""
+    found = _lifted.get()
+    return scalar(value) if found is None else _hole(value, found)
+
+
+def _hole(value: Any, found: list[Scalar]) -> str:
+    kind = type(value)
+    if kind is str and value:
+        if not value.isascii() and LONE_SURROGATE.search(value):
+            return scalar(value)  # which refuses it
+        found.append(value)
+        return HOLE_SCALAR
+    if kind is int:
+        found.append(value)
+        return HOLE_SCALAR
+    if kind is tuple or kind is list:
+        return f"[{', '.join([_hole(item, found) for item in value])}]"
+    if kind is str or value is None or kind is bool or kind is float or isinstance(value, jinja2.Undefined):
+        return scalar(value)
+    raise UnliftableError(f"a {kind.__name__} is no scalar")
 
 
 @cache
@@ -32,8 +82,9 @@ def environment() -> jinja2.Environment:
     """The one Jinja2 environment. Raises TemplateMissingError."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(template_directory()),
-        finalize=scalar,
+        finalize=written,
         undefined=jinja2.StrictUndefined,
+        auto_reload=False,  # a look at the file for each resource would be a tenth of the time
         autoescape=False,  # noqa: S701  # the output is YAML; `finalize` escapes every value
         trim_blocks=True,
         lstrip_blocks=True,

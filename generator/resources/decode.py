@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from generator.resources.descriptors import TYPE_PREFIX, find_descriptor, message_class
 from generator.resources.errors import Problem, ResourceError
+from generator.resources.holes import Hole, Leaf, emptied, item_leaf, value_leaf
 from generator.resources.plans import (
     TEXTUAL,
     WRAPPERS,
@@ -39,20 +40,35 @@ def decode(type_name: str, value: dict[str, Any], where: str) -> Message:
 
     `where` begins every path, e.g. `Cluster outbound_nip`. Raises ResourceError with all problems.
     """
+    message, leaves = _decoded(type_name, value, where)
+    assert not leaves, "a hole in what was to be a message"
+    return message
+
+
+def leaves_of(type_name: str, value: dict[str, Any], where: str) -> tuple[Leaf, ...]:
+    """Check JSON with holes; what may stand in each hole, in the order of the document.
+
+    Raises ResourceError when it is wrong whatever stands there, and UnliftableError when that is not to be told.
+    """
+    return tuple(_decoded(type_name, value, where)[1])
+
+
+def _decoded(type_name: str, value: dict[str, Any], where: str) -> tuple[Message, list[Leaf]]:
     descriptor = find_descriptor(type_name)
     assert descriptor is not None, type_name
     decoder = Decoder()
     message = decoder.message(descriptor, value, f"{where}: ")
     if decoder.problems:
         raise ResourceError(decoder.problems)
-    return message
+    return message, decoder.leaves
 
 
 class Decoder:
-    """One pass over one resource; `problems` grows."""
+    """One pass over one resource; `problems` grows, and so do `leaves`, one for each hole."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
+        self.leaves: list[Leaf] = []
 
     def message(self, descriptor: Descriptor, value: Any, path: str) -> Message:
         """Convert a JSON object to a message; what is wrong is added to `problems`."""
@@ -84,7 +100,9 @@ class Decoder:
         """Convert and set one field."""
         if plan.is_deprecated:
             self._report(path, "is deprecated")
-        if plan.is_map:
+        if type(value) is Hole:
+            self.leaves.append(value_leaf(plan))
+        elif plan.is_map:
             self._map(message, plan, value, path)
         elif plan.is_repeated:
             self._repeated(message, plan, value, path)
@@ -109,6 +127,9 @@ class Decoder:
             return
         items = getattr(message, plan.name)
         for index, item in enumerate(value):
+            if type(item) is Hole:
+                self.leaves.append(item_leaf(plan))
+                continue
             converted = self._item(plan, item, f"{path}[{index}]")
             if converted is not None:
                 if plan.item_checks:
@@ -124,6 +145,9 @@ class Decoder:
         for key, item in value.items():
             where = f"{path}[{key!r}]"
             self._check(plan.key_checks, key, where)
+            if type(item) is Hole:
+                self.leaves.append(item_leaf(plan))
+                continue
             converted = self._item(plan, item, where)
             if converted is None:
                 continue
@@ -160,7 +184,7 @@ class Decoder:
             self._report(path, f'must be text like "0.25s", not {shown(value)}')
             return message
         try:
-            json_format.ParseDict(value, message)
+            json_format.ParseDict(emptied(value, self.leaves), message)
         except json_format.ParseError:
             wanted = 'text like "0.25s"' if descriptor.full_name in TEXTUAL else descriptor.name
             self._report(path, f"must be {wanted}, not {shown(value)}")
