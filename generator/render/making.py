@@ -7,7 +7,6 @@ all the checks themselves, which takes longer and tells exactly what is wrong.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from generator.render.memo import Memo
@@ -31,17 +30,7 @@ SHAPES_MAX = 5_000
 """A few for each service of a large mesh."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
-    """What is known of a text with holes: which of its values are keys; None where it must be made the plain way."""
-
-    keys: tuple[int, ...] | None
-
-
-PLAIN = Text(keys=None)
-
-_texts: Memo[tuple[str, str], Text] = Memo(SHAPES_MAX)
-_shapes: Memo[tuple[str, str, tuple[Scalar, ...]], Shape] = Memo(SHAPES_MAX)
+_shapes: Memo[tuple[str, str], Shape | UnliftableError] = Memo(SHAPES_MAX)
 _filled: Memo[tuple[Shape, tuple[Scalar, ...]], Resource] = Memo(RESOURCES_MAX)
 _plain: Memo[tuple[str, str], Resource] = Memo(SHAPES_MAX)
 
@@ -66,36 +55,22 @@ def plain_resource(kind: ResourceType, template: str, values: dict[str, Any]) ->
 
 
 def lifted_resource(kind: ResourceType, template: str, values: dict[str, Any]) -> Resource | None:
-    """The resource by way of its shape; None when a value is wrong, or the shape is known to depend on the values.
+    """The resource by way of its shape; None when a value is wrong.
 
     Raises UnliftableError, and ResourceError and TemplateError of what is wrong whatever the values are.
     """
     text, found = lift(template, values)
-    known = _texts.get((kind.value, text))
-    if known is PLAIN:
-        return None
-    if known is None:
-        shape, keys = _new_shape(kind, template, text, found)
-    else:
-        keys = known.keys or ()
-        named = tuple(found[index] for index in keys)
-        shape = _shapes.get((kind.value, text, named)) or _new_shape(kind, template, text, found)[0]
-    if keys:
-        found = tuple(value for index, value in enumerate(found) if index not in keys)
-    key = (shape, found)
-    made = _filled.get(key) or fill(shape, found)
-    return None if made is None else _filled.put(key, made)
+    key = (kind.value, text)
+    shape = _shapes.get(key) or _shapes.put(key, _shape(kind, template, text))
+    if isinstance(shape, UnliftableError):
+        raise UnliftableError(str(shape))
+    made = _filled.get((shape, found)) or fill(shape, found)
+    return None if made is None else _filled.put((shape, found), made)
 
 
-def _new_shape(
-    kind: ResourceType, template: str, text: str, values: tuple[Scalar, ...]
-) -> tuple[Shape, tuple[int, ...]]:
+def _shape(kind: ResourceType, template: str, text: str) -> Shape | UnliftableError:
+    """The shape of a text with holes, or why it has none."""
     try:
-        tree, keys = parse_lifted(text, template, values)
-        shape = shape_of(kind, tree, len(values) - len(keys))
-    except UnliftableError:
-        _texts.put((kind.value, text), PLAIN)
-        raise
-    _texts.put((kind.value, text), Text(keys=keys))
-    _shapes.put((kind.value, text, tuple(values[index] for index in keys)), shape)
-    return shape, keys
+        return shape_of(kind, *parse_lifted(text, template))
+    except UnliftableError as error:
+        return error

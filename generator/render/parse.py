@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import yaml
 
 from generator.render.templates import HOLE
-from generator.resources import Hole, Scalar, UnliftableError
+from generator.resources import Hole, KeyHole, UnliftableError
 
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$")
 LITERALS = {"true": True, "false": False, "null": None, "": None}
@@ -25,17 +25,13 @@ def parse_yaml(text: str, name: str) -> Any:
     return _document(text, _Reader(name))
 
 
-def parse_lifted(text: str, name: str, values: Sequence[Scalar]) -> tuple[Any, tuple[int, ...]]:
-    """Parse a document of `lift`: its JSON with holes, and which of the values stand in it as keys.
+def parse_lifted(text: str, name: str) -> tuple[Any, int]:
+    """Parse a document of `lift`: its JSON with holes, numbered in the order of the document, and how many there are.
 
-    A key is no hole: keys decide what is double and how JSON is sorted. The holes are numbered in the order of the
-    document, keys left out. Raises TemplateError, and UnliftableError where a value is neither a key nor a scalar.
+    Raises TemplateError, and UnliftableError where a value would be part of a longer text.
     """
-    reader = _LiftedReader(name, values)
-    tree = _document(text, reader)
-    if reader.seen != len(values):
-        raise UnliftableError(f"{name}: a value is no part of the document")
-    return tree, tuple(reader.keys)
+    reader = _LiftedReader(name)
+    return _document(text, reader), reader.holes
 
 
 def _document(text: str, reader: _Reader) -> Any:
@@ -106,26 +102,27 @@ class _Reader:
 class _LiftedReader(_Reader):
     """Reads holes where `lift` left them."""
 
-    def __init__(self, name: str, values: Sequence[Scalar]) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.values, self.keys, self.seen = values, list[int](), 0
+        self.holes = 0
 
     def plain(self, text: str) -> Any:
-        if HOLE in text:
-            raise UnliftableError(f"{self.name}: a value is part of a longer text")
+        self._without_hole(text)
         return super().plain(text)
 
     def quoted(self, text: str) -> Any:
-        if text == HOLE:
-            self.seen += 1
-            return Hole(self.seen - 1 - len(self.keys))
-        return self.plain(text) if HOLE in text else text
+        if text != HOLE:
+            return self._without_hole(text)
+        self.holes += 1
+        return Hole(self.holes - 1)
 
     def key(self, text: str) -> str:
-        if HOLE not in text:
-            return text
-        if text != HOLE or self.seen >= len(self.values) or type(value := self.values[self.seen]) is not str:
-            raise UnliftableError(f"{self.name}: a key is more, or less, than one text")
-        self.keys.append(self.seen)
-        self.seen += 1
-        return value
+        if text != HOLE:
+            return self._without_hole(text)
+        self.holes += 1
+        return KeyHole(self.holes - 1)
+
+    def _without_hole(self, text: str) -> str:
+        if HOLE in text:
+            raise UnliftableError(f"{self.name}: a value is part of a longer text")
+        return text

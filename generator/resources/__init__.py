@@ -3,7 +3,7 @@
 from generator.resources.decode import decode
 from generator.resources.errors import DescriptorsMissingError, Problem, ResourceError
 from generator.resources.families import Family, family_of
-from generator.resources.holes import Hole, Scalar, UnliftableError
+from generator.resources.holes import Hole, KeyHole, Scalar, UnliftableError
 from generator.resources.references import check_references
 from generator.resources.resource import Resource, ResourceSet, ResourceType, WorkloadResources, fill, make_resource
 from generator.resources.shapes import Shape, shape_of
@@ -13,6 +13,7 @@ __all__ = [
     "DescriptorsMissingError",
     "Family",
     "Hole",
+    "KeyHole",
     "Problem",
     "Resource",
     "ResourceError",

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from generator.resources.descriptors import TYPE_PREFIX, find_descriptor, message_class
 from generator.resources.errors import Problem, ResourceError
-from generator.resources.holes import Hole, Leaf, emptied, item_leaf, value_leaf
+from generator.resources.holes import Hole, KeyHole, Leaf, emptied, item_leaf, key_leaf, value_leaf
 from generator.resources.plans import (
     TEXTUAL,
     WRAPPERS,
@@ -144,7 +144,10 @@ class Decoder:
         target = getattr(message, plan.name)
         for key, item in value.items():
             where = f"{path}[{key!r}]"
-            self._check(plan.key_checks, key, where)
+            if type(key) is KeyHole:
+                self.leaves.append(key_leaf(plan))
+            else:
+                self._check(plan.key_checks, key, where)
             if type(item) is Hole:
                 self.leaves.append(item_leaf(plan))
                 continue

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii
 
-from generator.resources.holes import Leaf, Scalar
+from generator.resources.holes import KeyHole, Leaf, Scalar
 from generator.resources.resource import Resource, WorkloadResources
 from generator.resources.texts import Form, encoded, version_of_text
 
@@ -186,12 +186,13 @@ class _Builder:
             return one
         if one.shape is not other.shape or one.uses != other.uses:
             return None
+        keys = {key.number for found in one.shape.keyed for key in found if isinstance(key, KeyHole)}
         holes: list[tuple[int, int]] = []
         for hole, (mine, theirs) in enumerate(zip(one.values, other.values, strict=True)):
             if mine == theirs:
                 continue
             place = self._place(mine, theirs)
-            if place is None:
+            if place is None or hole in keys:
                 return None
             self.leaves[place, one.shape.leaves[hole]] = None
             holes.append((hole, place))
@@ -216,7 +217,7 @@ class _Builder:
 
 def _between(resource: Resource, places: dict[int, int]) -> Form:
     """The canonical JSON of a resource, open at the places alone."""
-    whole, values = resource.shape.canonical, encoded(resource.values)
+    whole, values = resource.shape.canonical(resource.values), encoded(resource.values)
     pieces, order = [whole.pieces[0]], []
     for hole, piece in zip(whole.order, whole.pieces[1:], strict=True):
         if hole in places:

@@ -7,7 +7,7 @@ alone. What cannot be decided without the value is Unliftable: such a resource i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Self
 
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor
@@ -41,7 +41,7 @@ class UnliftableError(Exception):
 class Hole:
     """An open place, numbered in the order of the document. Whoever looks into it, as at a value, fails."""
 
-    index: int
+    number: int
 
     def __eq__(self, other: object) -> NoReturn:
         raise UnliftableError("compared")
@@ -57,6 +57,23 @@ class Hole:
 
     def __bool__(self) -> bool:
         return True  # an integer or text in a hole is set, as far as presence goes
+
+
+MARK = "\ue000"
+"""Around a hole's number while JSON is written; of Unicode's private use, and in no template."""
+
+
+class KeyHole(str):
+    """An open key of an object, which is told from other keys by its number."""
+
+    __slots__ = ("number",)
+    number: int
+
+    def __new__(cls, number: int) -> Self:
+        """Make the key of this number."""
+        made = super().__new__(cls, f"{MARK}{number}{MARK}")
+        made.number = number
+        return made
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +101,7 @@ class Leaf:
 
 TEXT: Final = Leaf(lambda value: exactly(value, str, "text"), ())
 """Inside `google.protobuf.Struct` any text is good; numbers are not put there."""
+_key_leaves: dict[Plan, Leaf] = {}
 _value_leaves: dict[Plan, Leaf] = {}
 _item_leaves: dict[Plan, Leaf] = {}
 
@@ -102,6 +120,13 @@ def item_leaf(plan: Plan) -> Leaf:
     if plan not in _item_leaves:
         _item_leaves[plan] = _leaf(plan, plan.item_checks)
     return _item_leaves[plan]
+
+
+def key_leaf(plan: Plan) -> Leaf:
+    """The leaf of a key of a map."""
+    if plan not in _key_leaves:
+        _key_leaves[plan] = Leaf(TEXT.convert, plan.key_checks)
+    return _key_leaves[plan]
 
 
 def _leaf(plan: Plan, checks: tuple[Check, ...]) -> Leaf:
@@ -134,5 +159,11 @@ def emptied(value: Any, found: list[Leaf]) -> Any:
         found.append(TEXT)
         return "-"
     if isinstance(value, dict):
-        return {key: emptied(item, found) for key, item in value.items()}
+        return {_key(key, found): emptied(item, found) for key, item in value.items()}
     return [emptied(item, found) for item in value] if isinstance(value, list) else value
+
+
+def _key(key: str, found: list[Leaf]) -> str:
+    if type(key) is KeyHole:
+        found.append(TEXT)
+    return str(key)

@@ -11,9 +11,8 @@ from google.protobuf.message import Message
 from generator.resources.decode import decode
 from generator.resources.holes import Scalar
 from generator.resources.kinds import ResourceType
-from generator.resources.shapes import Shape, given_name, resolved
-from generator.resources.texts import Form, canonical_json, compact, encoded, version_of, version_of_text
-from generator.resources.uses import references
+from generator.resources.shapes import Shape, given_name, resolved, whole
+from generator.resources.texts import canonical_json, encoded, version_of, version_of_text
 
 if TYPE_CHECKING:
     from generator.resources.families import Member
@@ -108,14 +107,10 @@ class ResourceSet:
 
 def make_resource(kind: ResourceType, body: dict[str, Any]) -> Resource:
     """Check a resource against Envoy's protobufs and give it its version. Raises ResourceError."""
-    name = str(given_name(kind, body))
-    decode(kind.value, body, _where(kind, name))
-    uses = tuple(sorted(set(references(body))))
-    canonical = canonical_json(body).decode()
-    shape = Shape(
-        kind=kind, leaves=(), wire=Form((compact(body),), ()), canonical=Form((canonical,), ()), name=name, uses=uses
-    )
-    return Resource(name=name, version=version_of_text(canonical), shape=shape, values=(), uses=uses)
+    decode(kind.value, body, _where(kind, str(given_name(kind, body))))
+    shape = whole(kind, body)
+    name, uses = resolved(shape.name, ()), tuple((word, resolved(used, ())) for word, used in shape.uses)
+    return Resource(name=name, version=version_of(body), shape=shape, values=(), uses=uses)
 
 
 def fill(shape: Shape, values: tuple[Scalar, ...]) -> Resource | None:
@@ -123,7 +118,7 @@ def fill(shape: Shape, values: tuple[Scalar, ...]) -> Resource | None:
     if not shape.takes(values):
         return None
     uses = tuple(sorted({(kind, resolved(name, values)) for kind, name in shape.uses}))
-    version = version_of_text(shape.canonical.fill(encoded(values)))
+    version = version_of_text(shape.canonical(values).fill(encoded(values)))
     return Resource(name=resolved(shape.name, values), version=version, shape=shape, values=values, uses=uses)
 
 

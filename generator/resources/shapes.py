@@ -5,16 +5,20 @@ Two replicas' sidecars differ in paths, ports and names, two services' in names 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from generator.resources.decode import leaves_of
-from generator.resources.holes import Hole, Leaf, Scalar, UnliftableError
+from generator.resources.holes import Hole, KeyHole, Leaf, Scalar, UnliftableError
 from generator.resources.kinds import ResourceType
-from generator.resources.texts import Form, form_of
+from generator.resources.texts import Form, compact, form_of
 from generator.resources.uses import references
 
+ORDERS_MAX = 16
+"""Orders of keys that are remembered for one shape; lists of callers are sorted by name, so that one does it."""
+
+Order = tuple[tuple[str, ...], ...]
 Given = Hole | str
 """A name that stands in the template, or the hole in which it will."""
 
@@ -24,20 +28,35 @@ class Shape:
     """What all resources that differ in their holes only have in common."""
 
     kind: ResourceType
+    tree: dict[str, Any]
     leaves: tuple[Leaf, ...]
     """What each hole takes."""
     wire: Form
     """JSON in the template's order."""
-    canonical: Form
-    """JSON with its keys sorted, for the version."""
     name: Given
     uses: tuple[tuple[str, Given], ...]
+    keyed: tuple[tuple[str, ...], ...]
+    """The keys of each object of which one is a hole."""
+    _canonical: dict[Order, Form] = field(default_factory=dict)
 
     def takes(self, values: Sequence[Scalar]) -> bool:
-        """Whether each value may stand in its hole."""
-        return len(values) == len(self.leaves) and all(
-            leaf.takes(value) for leaf, value in zip(self.leaves, values, strict=True)
-        )
+        """Whether each value may stand in its hole, and no key stands twice."""
+        if len(values) != len(self.leaves):
+            return False
+        for leaf, value in zip(self.leaves, values, strict=True):
+            if not leaf.takes(value):
+                return False
+        return all(len({actual(key, values) for key in keys}) == len(keys) for keys in self.keyed)
+
+    def canonical(self, values: Sequence[Scalar]) -> Form:
+        """JSON with its keys sorted, for the version; the values decide the order where they are keys."""
+        order = tuple(tuple(sorted(keys, key=lambda key: actual(key, values))) for keys in self.keyed)
+        found = self._canonical.get(order)
+        if found is None:
+            found = form_of(_sorted(self.tree, values))
+            if len(self._canonical) < ORDERS_MAX:
+                self._canonical[order] = found
+        return found
 
 
 def shape_of(kind: ResourceType, tree: dict[str, Any], holes: int) -> Shape:
@@ -45,7 +64,7 @@ def shape_of(kind: ResourceType, tree: dict[str, Any], holes: int) -> Shape:
 
     Raises ResourceError when no value would make it good, and UnliftableError when that depends on the values.
     """
-    wire = form_of(tree, canonical=False)
+    wire = form_of(tree)
     if wire.order != tuple(range(holes)):
         raise UnliftableError("a hole is missing, double, or out of turn")
     leaves = leaves_of(kind.value, tree, kind.short)
@@ -53,12 +72,45 @@ def shape_of(kind: ResourceType, tree: dict[str, Any], holes: int) -> Shape:
         raise UnliftableError("a hole was not decoded")
     return Shape(
         kind=kind,
+        tree=tree,
         leaves=leaves,
         wire=wire,
-        canonical=form_of(tree, canonical=True),
         name=given_name(kind, tree),
         uses=tuple((word, used) for word, used in references(tree)),
+        keyed=tuple(_keyed(tree)),
     )
+
+
+def whole(kind: ResourceType, body: dict[str, Any]) -> Shape:
+    """The shape of a resource without a hole, which was decoded before."""
+    uses = tuple(sorted(set(references(body))))
+    return Shape(
+        kind=kind,
+        tree=body,
+        leaves=(),
+        wire=Form((compact(body),), ()),
+        name=str(given_name(kind, body)),
+        uses=uses,
+        keyed=(),
+    )
+
+
+def actual(key: str, values: Sequence[Scalar]) -> str:
+    """The key itself."""
+    return str(values[key.number]) if type(key) is KeyHole else key
+
+
+def _sorted(tree: Any, values: Sequence[Scalar]) -> Any:
+    if isinstance(tree, dict):
+        return {key: _sorted(tree[key], values) for key in sorted(tree, key=lambda key: actual(key, values))}
+    return [_sorted(item, values) for item in tree] if isinstance(tree, list) else tree
+
+
+def _keyed(tree: Any) -> Iterator[tuple[str, ...]]:
+    if isinstance(tree, dict) and any(type(key) is KeyHole for key in tree):
+        yield tuple(tree)
+    for item in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _keyed(item)
 
 
 def given_name(kind: ResourceType, body: dict[str, Any]) -> Any:
@@ -70,4 +122,4 @@ def given_name(kind: ResourceType, body: dict[str, Any]) -> Any:
 
 def resolved(given: Given, values: Sequence[Scalar]) -> str:
     """The name itself."""
-    return str(values[given.index]) if type(given) is Hole else str(given)
+    return str(values[given.number]) if type(given) is Hole else str(given)

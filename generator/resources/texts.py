@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
 
-from generator.resources.holes import Hole, Scalar, UnliftableError
+from generator.resources.holes import MARK, Hole, Scalar, UnliftableError
 
 VERSION_HEX_DIGITS = 16
 """64 bits: two different contents of one resource meet with a chance of 1 in 10^19."""
-MARK = "\ue000"
-"""Around a hole's number while JSON is written; of Unicode's private use, and in no template."""
 MARKED = re.compile(r'"\\ue000(\d+)\\ue000"')
 
 
@@ -58,11 +56,9 @@ class Form:
         return "".join(parts)
 
 
-def form_of(tree: object, *, canonical: bool) -> Form:
+def form_of(tree: object) -> Form:
     """Write JSON with holes. Raises UnliftableError when its own text looks like a hole."""
-    text = json.dumps(
-        tree, sort_keys=canonical, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_marked
-    )
+    text = json.dumps(tree, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_marked)
     parts = MARKED.split(text)
     if any("\\ue000" in piece for piece in parts[::2]):
         raise UnliftableError("a text of the template looks like a hole")
@@ -71,5 +67,5 @@ def form_of(tree: object, *, canonical: bool) -> Form:
 
 def _marked(value: object) -> str:
     if isinstance(value, Hole):
-        return f"{MARK}{value.index}{MARK}"
+        return f"{MARK}{value.number}{MARK}"
     raise TypeError(f"no JSON: {type(value).__name__}")

@@ -23,10 +23,10 @@ def references(value: Any) -> Used:
 
 
 def _own_references(value: dict[str, Any]) -> Used:
-    if "rds" in value:
-        yield "route", value["rds"]["route_config_name"]
-    if "sds_config" in value:
-        yield "secret", value["name"]
+    if (routes := route_named(value)) is not None:
+        yield "route", routes
+    if (secret := secret_named(value)) is not None:
+        yield "secret", secret
     if "eds_cluster_config" in value:
         yield "endpoints", value["eds_cluster_config"].get("service_name") or value["name"]
     route = value.get("route")
@@ -46,3 +46,18 @@ def _clusters_of(route: dict[str, Any]) -> Used:
         yield "cluster", weighted["name"]
     for mirror in route.get("request_mirror_policies", ()):
         yield "cluster", mirror["cluster"]
+
+
+def route_named(value: dict[str, Any]) -> Any:
+    """The route configuration that a connection manager takes from elsewhere; None when this is not one.
+
+    An object may also be a map whose keys the user chose: a caller may be called `rds`.
+    """
+    found = value.get("rds")
+    return found["route_config_name"] if isinstance(found, dict) and "route_config_name" in found else None
+
+
+def secret_named(value: dict[str, Any]) -> Any:
+    """The secret that comes from elsewhere; None when this is not one."""
+    found = value.get("sds_config")
+    return value["name"] if isinstance(found, dict) and "resource_api_version" in found else None
