@@ -21,6 +21,7 @@ SURROGATE_PAIR = re.compile(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})")
 HOLE = "\ue000"
 """Stands for a value in what `lift` gives; of Unicode's private use, and in no template."""
 HOLE_SCALAR = f'"{HOLE}"'
+INCLUDE = re.compile(r'\{% include "([a-z0-9_]+\.yaml\.j2)" %\}')
 LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -57,7 +58,12 @@ def lift(template: str, values: dict[str, Any]) -> tuple[str, tuple[Scalar, ...]
 def written(_: EvalContext, value: Any) -> str:
     """What a template writes for a value."""
     found = _lifted.get()
-    return scalar(value) if found is None else _hole(value, found)
+    if found is None:
+        return scalar(value)
+    if type(value) is int or (type(value) is str and value and value.isascii()):
+        found.append(value)
+        return HOLE_SCALAR
+    return _hole(value, found)
 
 
 def _hole(value: Any, found: list[Scalar]) -> str:
@@ -81,7 +87,7 @@ def _hole(value: Any, found: list[Scalar]) -> str:
 def environment() -> jinja2.Environment:
     """The one Jinja2 environment. Raises TemplateMissingError."""
     made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template_directory()),
+        loader=jinja2.FunctionLoader(source),
         finalize=written,
         undefined=jinja2.StrictUndefined,
         auto_reload=False,  # a look at the file for each resource would be a tenth of the time
@@ -94,6 +100,13 @@ def environment() -> jinja2.Environment:
     return made
 
 
+def source(name: str) -> str:
+    """The text of a template, with those that it includes in their places: Jinja2 would look for each time and again."""
+    text = (template_directory() / name).read_text(encoding="utf-8")
+    return INCLUDE.sub(lambda match: source(match[1]), text)
+
+
+@cache
 def template_directory() -> Path:
     """`envoy/templates` of a checkout, else `generator/templates` of an installed wheel."""
     package = Path(generator.__file__).resolve().parent

@@ -86,7 +86,7 @@ class Leaf:
 
     def takes(self, value: Scalar) -> bool:
         """Whether the field accepts the value; its type is exactly str or int."""
-        if value in self._passed:
+        if value in self._passed or (self is TEXT and type(value) is str):
             return True
         try:
             converted = self.convert(value)
@@ -131,7 +131,7 @@ def key_leaf(plan: Plan) -> Leaf:
 
 def _leaf(plan: Plan, checks: tuple[Check, ...]) -> Leaf:
     if plan.message is None:
-        return Leaf(plan.convert, checks)
+        return TEXT if plan.is_text and not checks else Leaf(plan.convert, checks)
     name = plan.message.full_name
     if name in WRAPPERS:
         return Leaf(plans_of(plan.message)["value"].convert, checks)
