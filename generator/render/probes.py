@@ -1,7 +1,7 @@
 """Two made-up placements of a replica, with nothing in common, to learn what a sidecar takes from its placement as it is.
 
-They differ in length, depth, suffix and kind of address: whatever a template or its view would do with a path or a port,
-other than to write it, shows as a difference that is no input (`generator.resources.families`).
+They differ in length, depth, suffix and kind of address: whatever a template or its view does with a path or a port other
+than to write it shows as a difference that is no input (`generator.resources.families`).
 """
 
 from __future__ import annotations
@@ -9,32 +9,40 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 from generator.model import ReplicaPlacement, SocketAddress, UnixAddress
 from generator.render.templates import LONE_SURROGATE
-from generator.resources import Scalar
+from generator.resources import Scalar, UnliftableError
 
 FIRST, SECOND = 0, 1
 HOSTS = ("198.51.100.{}", "2001:db8:7::{}:5")
 INDEXES = (7_310_001, 842_002)
 PORTS = (40_961, 5_173)
+PATHS = ("/one/{0}/first.{0}", "/2/probe-{0}/of/nipmesh/{0}-last")
 NUMBER_FIRST = 17
+
+
+class ProbeIndex(int):
+    """The index of a made-up replica: it can be written into a name, and nothing else can be told from it."""
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise UnliftableError("something other than a name depends on a replica's index")
+
+    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __bool__ = __index__ = _refuse
+    __add__ = __sub__ = __mul__ = __mod__ = __floordiv__ = __truediv__ = __neg__ = _refuse
+    __radd__ = __rsub__ = __rmul__ = __rmod__ = __rfloordiv__ = __rtruediv__ = _refuse
 
 
 def kind_of(replica: ReplicaPlacement) -> tuple[object, ...]:
     """What replicas of one family have in common: every field that is no input, and of the addresses their kind."""
-    values = ((field.name, getattr(replica, field.name)) for field in dataclasses.fields(replica))
-    return tuple(type(value) if _is_input(name, value) else value for name, value in values)
+    return tuple(_kind(value) for name, value in _fields(replica) if name != "index")
 
 
 def inputs_of(replica: ReplicaPlacement) -> tuple[Scalar, ...]:
     """A replica's own inputs, in the order of its fields."""
-    return tuple(
-        scalar
-        for field in dataclasses.fields(replica)
-        if _is_input(field.name, value := getattr(replica, field.name))
-        for scalar in _scalars(value)
-    )
+    own = (value for name, value in _fields(replica) if name != "index")
+    return (int.__int__(replica.index), *(scalar for value in own for scalar in _scalars(value)))
 
 
 def are_plain(inputs: tuple[Scalar, ...]) -> bool:
@@ -45,37 +53,41 @@ def are_plain(inputs: tuple[Scalar, ...]) -> bool:
 
 def probe(replica: ReplicaPlacement, which: int) -> ReplicaPlacement:
     """The first or the second made-up replica of this one's kind."""
-    changes = {
-        field.name: _made_up(field.name, value, which, number)
-        for number, field in enumerate(dataclasses.fields(replica), start=NUMBER_FIRST)
-        if _is_input(field.name, value := getattr(replica, field.name))
-    }
-    return dataclasses.replace(replica, **changes)  # type: ignore[arg-type]  # each of its field's type
+    numbers = iter(range(NUMBER_FIRST, NUMBER_FIRST + len(inputs_of(replica))))
+    changes = {name: _made_up(value, which, numbers) for name, value in _fields(replica)}
+    return dataclasses.replace(replica, **{**changes, "index": ProbeIndex(INDEXES[which])})
 
 
-def _is_input(name: str, value: object) -> bool:
-    return name == "index" or isinstance(value, UnixAddress | SocketAddress | Path)
+def _fields(replica: ReplicaPlacement) -> Iterator[tuple[str, Any]]:
+    return ((field.name, getattr(replica, field.name)) for field in dataclasses.fields(replica))
 
 
-def _scalars(value: object) -> Iterator[Scalar]:
-    if isinstance(value, SocketAddress):
+def _kind(value: Any) -> object:
+    if isinstance(value, tuple):
+        return tuple(_kind(item) for item in value)
+    return type(value) if isinstance(value, SocketAddress | UnixAddress | Path) else value
+
+
+def _scalars(value: Any) -> Iterator[Scalar]:
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _scalars(item)
+    elif isinstance(value, SocketAddress):
         yield value.host
         yield value.port
     elif isinstance(value, UnixAddress):
         yield str(value.path)
-    elif isinstance(value, int):
-        yield value
-    else:
+    elif isinstance(value, Path):
         yield str(value)
 
 
-def _made_up(name: str, value: object, which: int, number: int) -> object:
+def _made_up(value: Any, which: int, numbers: Iterator[int]) -> Any:
+    """The same value with an input of its own for each path and address."""
+    if isinstance(value, tuple):
+        return tuple(_made_up(item, which, numbers) for item in value)
     if isinstance(value, SocketAddress):
+        number = next(numbers)
         return SocketAddress(host=HOSTS[which].format(number), port=PORTS[which] + number * 2)
     if isinstance(value, UnixAddress):
-        return UnixAddress(path=_path(name, which))
-    return INDEXES[which] if name == "index" else _path(name, which)
-
-
-def _path(name: str, which: int) -> Path:
-    return Path(f"/one/{name}/first.{name}" if which == FIRST else f"/2/probe-{name}/of/nipmesh/{name}-last")
+        return UnixAddress(path=Path(PATHS[which].format(f"input{next(numbers)}x")))
+    return Path(PATHS[which].format(f"input{next(numbers)}x")) if isinstance(value, Path) else value

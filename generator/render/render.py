@@ -11,12 +11,22 @@ from generator.render.memo import Memo
 from generator.render.probes import FIRST, SECOND, are_plain, inputs_of, kind_of, probe
 from generator.render.scope import Scope, Surroundings
 from generator.render.sidecar import sidecar
-from generator.resources import Family, ResourceError, ResourceSet, WorkloadResources, check_references, family_of
+from generator.resources import (
+    Family,
+    ResourceError,
+    ResourceSet,
+    UnliftableError,
+    WorkloadResources,
+    check_references,
+    family_of,
+)
 
 SERVICES_MAX = 2_000
 """Services whose sidecars are remembered."""
 FAMILY_MEMBERS_MIN = 3
 """A family costs two renderings."""
+FAMILIES_MAX = 32
+"""Of one service: more zones and kinds of addresses than that are not worth their own."""
 
 
 class PlacementError(Exception):
@@ -47,26 +57,32 @@ class Rendered:
             return known[1]
         made = self._of_family(replica) if alike >= FAMILY_MEMBERS_MIN else None
         if made is None:
-            made = sidecar(self.scope.mesh, self.scope.placement, replica)
-            check_references(made)
+            made = self._sidecar(replica, self._zone(replica))
         self.workloads[replica.name] = (replica, made)
         return made
 
     def _of_family(self, replica: ReplicaPlacement) -> WorkloadResources | None:
-        kind, inputs = kind_of(replica), inputs_of(replica)
+        kind, inputs = (self._zone(replica), *kind_of(replica)), inputs_of(replica)
         if kind not in self.families:
-            self.families[kind] = self._family(replica)
+            self.families[kind] = self._family(replica) if len(self.families) < FAMILIES_MAX else None
         family = self.families[kind]
         return family.member(replica.name, inputs) if family is not None and are_plain(inputs) else None
 
     def _family(self, replica: ReplicaPlacement) -> Family | None:
         probes = [probe(replica, which) for which in (FIRST, SECOND)]
         try:
-            first, second = (sidecar(self.scope.mesh, self.scope.placement, made_up) for made_up in probes)
-            check_references(first)
-        except ResourceError:
-            return None  # the replicas themselves will say it, in their own names
+            first, second = (self._sidecar(made_up, self._zone(replica)) for made_up in probes)
+        except (ResourceError, UnliftableError):
+            return None  # the replicas themselves will say what is wrong, in their own names
         return family_of(first, second, *(inputs_of(made_up) for made_up in probes))
+
+    def _zone(self, replica: ReplicaPlacement) -> str | None:
+        return self.scope.mesh.service(replica.service).zone(replica.index)
+
+    def _sidecar(self, replica: ReplicaPlacement, zone: str | None) -> WorkloadResources:
+        made = sidecar(self.scope.mesh, self.scope.placement, replica, zone)
+        check_references(made)
+        return made
 
 
 class Renderer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from generator.model import Gateway, GatewayPlacement, Mesh, Placement, ReplicaPlacement, Service
+from generator.model import Edge, Gateway, GatewayPlacement, Mesh, Placement, ReplicaPlacement, Service
 from generator.model.mesh import GATEWAY
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class Surroundings:
     """A mesh and a placement, ready to be cut into scopes."""
 
     mesh: Mesh
-    """Without its services and protobufs."""
+    """Without its services."""
     placement: Placement
     """Without its replicas, gateway and key set."""
     services: dict[str, Service]
@@ -41,7 +41,7 @@ class Surroundings:
         """Take what is equal from `before`, so that comparing scopes ends at once where nothing changed."""
         services = {service.name: service for service in mesh.services}
         replicas = {name: placement.of_service(name) for name in services}
-        bare = replace(mesh, services=(), descriptor_set=b"")
+        bare = replace(mesh, services=())
         gateway = mesh.gateway
         hidden = None if gateway is None else replace(gateway, exposes=())
         if before is not None:
@@ -54,7 +54,7 @@ class Surroundings:
     def scope(self, name: str) -> Scope:
         """The scope of one service."""
         service = self.services[name]
-        callees = {edge.callee for edge in service.calls}
+        callees = _reached(service.calls)
         known = {name, *callees, *(edge.caller for edge in service.callers if edge.caller != GATEWAY)}
         return Scope(
             mesh=replace(self.mesh, services=self._services(known), gateway=self._gateway(name)),
@@ -63,7 +63,7 @@ class Surroundings:
 
     def gateway_scope(self, gateway: Gateway, edge: GatewayPlacement, jwks: str | None) -> Scope:
         """The scope of the gateway."""
-        callees = {exposed.callee for exposed in gateway.exposes}
+        callees = _reached(gateway.exposes)
         return Scope(
             mesh=replace(self.mesh, services=self._services(callees)),
             placement=replace(self.placement, replicas=self._replicas(callees), gateway=edge, jwks=jwks),
@@ -80,6 +80,11 @@ class Surroundings:
             return None
         exposes = tuple(edge for edge in self.mesh.gateway.exposes if edge.callee == callee)
         return replace(self.hidden, exposes=exposes) if exposes else self.hidden
+
+
+def _reached(edges: tuple[Edge, ...]) -> set[str]:
+    """The callees with all their versions that calls may reach."""
+    return {name for edge in edges for name in (edge.callee, *(found.service for found in edge.destinations))}
 
 
 def _kept(old: T | None, new: T) -> T:

@@ -56,15 +56,18 @@ TOO_LARGE_MESSAGE = "the request is longer than the manifest allows"
 STREAM_RESET_MESSAGE = "the application refused the bytes of this call"
 
 
-def sidecar(mesh: Mesh, placement: Placement, replica: ReplicaPlacement) -> WorkloadResources:
-    """Everything that the sidecar of one replica is told."""
+def sidecar(mesh: Mesh, placement: Placement, replica: ReplicaPlacement, zone: str | None) -> WorkloadResources:
+    """Everything that the sidecar of one replica is told.
+
+    `zone` is the replica's; of its index only its name may depend otherwise, so that replicas have much in common.
+    """
     service = mesh.service(replica.service)
     scene = Scene(
         mesh=mesh,
         placement=placement,
         workload=replica.name,
         service=service.name,
-        zone=service.zone(replica.index),
+        zone=zone,
         admin=replica.admin,
         scrape=replica.scrape,
         certificates=replica.certificates,
