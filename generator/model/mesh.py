@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -266,10 +267,10 @@ class Mesh:
 
     def service(self, name: str) -> Service:
         """The service of this name; KeyError when there is none."""
-        for service in self.services:
-            if service.name == name:
-                return service
-        raise KeyError(name)
+        index = bisect_left(self.services, name, key=lambda service: service.name)
+        if index == len(self.services) or self.services[index].name != name:
+            raise KeyError(name)
+        return self.services[index]
 
     def external(self, name: str) -> External:
         """The host outside of this name; KeyError when there is none."""
