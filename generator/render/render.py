@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from generator.model import Gateway, Mesh, Placement, ReplicaPlacement
 from generator.render.gateway import gateway_workload
-from generator.render.memo import Memo
+from generator.render.memo import Memo, collector_paused
 from generator.render.probes import FIRST, SECOND, are_plain, inputs_of, kind_of, probe
 from generator.render.scope import Scope, Surroundings
 from generator.render.sidecar import sidecar
@@ -39,7 +39,8 @@ def render(mesh: Mesh, placement: Placement) -> ResourceSet:
     Workloads whose inputs are those of an earlier call are that call's. Raises PlacementError, and ResourceError when a
     template or a value makes something that Envoy would refuse.
     """
-    return _renderer.render(mesh, placement)
+    with collector_paused():
+        return _renderer.render(mesh, placement)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

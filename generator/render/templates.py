@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from generator.resources import Scalar, UnliftableError
 
 SUFFIX = ".yaml.j2"
 MILLISECONDS_PER_SECOND = 1_000
+DURATIONS_MAX = 1_024
+"""Written durations that are remembered; most are defaults."""
 SURROGATE_PAIR = re.compile(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})")
 HOLE = "\ue000"
 """Stands for a value in what `lift` gives; of Unicode's private use, and in no template."""
@@ -35,7 +37,13 @@ _lifted: ContextVar[list[Scalar] | None] = ContextVar("_lifted", default=None)
 
 def render_text(template: str, values: dict[str, Any]) -> str:
     """Fill the template of this name (without `.yaml.j2`)."""
-    return environment().get_template(template + SUFFIX).render(values)
+    loaded = _template(template)
+    return "".join(loaded.root_render_func(loaded.new_context(values, shared=True)))
+
+
+@cache
+def _template(name: str) -> jinja2.Template:
+    return environment().get_template(name + SUFFIX)
 
 
 def lift(template: str, values: dict[str, Any]) -> tuple[str, tuple[Scalar, ...]]:
@@ -97,6 +105,7 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     made.filters["duration"] = duration
+    made.filters["indent"] = indent
     return made
 
 
@@ -126,6 +135,14 @@ def scalar(value: Any) -> str:
     return SURROGATE_PAIR.sub(_eight_digits, text) if "\\ud" in text else text
 
 
+def indent(text: str, width: int, first: bool = False) -> str:
+    """Jinja2's own filter of this name, which looks at each line by itself and takes ten times as long."""
+    margin = " " * width
+    end = "\n" if text.endswith("\n") else ""
+    return (margin if first else "") + text.removesuffix("\n").replace("\n", f"\n{margin}") + end
+
+
+@lru_cache(DURATIONS_MAX)
 def duration(milliseconds: int) -> str:
     """Write milliseconds as protobuf's JSON does: 250 is `0.25s`."""
     seconds, rest = divmod(milliseconds, MILLISECONDS_PER_SECOND)

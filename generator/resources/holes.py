@@ -82,11 +82,12 @@ class Leaf:
 
     convert: Convert
     checks: tuple[Check, ...]
-    _passed: set[Scalar] = field(default_factory=set)
+    passed: set[Scalar] = field(default_factory=set)
+    """Values that were good, a bounded number of them; whoever asks often looks here first."""
 
     def takes(self, value: Scalar) -> bool:
         """Whether the field accepts the value; its type is exactly str or int."""
-        if value in self._passed or (self is TEXT and type(value) is str):
+        if value in self.passed or (self is TEXT and type(value) is str):
             return True
         try:
             converted = self.convert(value)
@@ -94,8 +95,8 @@ class Leaf:
             return False
         if any(check(converted) is not None for check in self.checks):
             return False
-        if len(self._passed) < PASSED_MAX:
-            self._passed.add(value)
+        if len(self.passed) < PASSED_MAX:
+            self.passed.add(value)
         return True
 
 

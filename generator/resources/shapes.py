@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from generator.resources.decode import leaves_of
-from generator.resources.holes import Hole, KeyHole, Leaf, Scalar, UnliftableError
+from generator.resources.holes import TEXT, Hole, KeyHole, Leaf, Scalar, UnliftableError
 from generator.resources.kinds import ResourceType
 from generator.resources.texts import Form, compact, form_of
 from generator.resources.uses import references
@@ -44,7 +44,10 @@ class Shape:
         if len(values) != len(self.leaves):
             return False
         for leaf, value in zip(self.leaves, values, strict=True):
-            if not leaf.takes(value):
+            if leaf is TEXT:
+                if type(value) is not str:
+                    return False
+            elif value not in leaf.passed and not leaf.takes(value):
                 return False
         return all(len({actual(key, values) for key in keys}) == len(keys) for keys in self.keyed)
 

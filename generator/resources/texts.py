@@ -38,7 +38,8 @@ def compact(value: object) -> str:
 
 def encoded(values: Sequence[Scalar]) -> list[str]:
     """Each value as JSON."""
-    return [encode_basestring_ascii(value) if type(value) is str else str(value) for value in values]
+    write = encode_basestring_ascii
+    return [write(value) if type(value) is str else str(value) for value in values]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
