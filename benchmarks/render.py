@@ -32,11 +32,11 @@ from generator.analysis import check_manifest
 from generator.model import Mesh, Placement
 from generator.outputs.files import default_placement, publish
 from generator.render import render
-from generator.render.memo import collector_paused
 from generator.render.scope import Scope, Surroundings
 from generator.render.sidecar import egress_listener, egress_routes, inbound_listener
 from generator.render.workload import Scene, endpoint_sets, service_clusters
 from generator.resources import Resource, ResourceSet
+from generator.resources.memo import collector_paused
 from generator.resources.references import every
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from generator.render.memo import Memo
 from generator.render.parse import TemplateError, parse_lifted, parse_yaml
 from generator.render.templates import lift, render_text
 from generator.resources import (
@@ -23,6 +22,7 @@ from generator.resources import (
     make_resource,
     shape_of,
 )
+from generator.resources.memo import Memo
 
 RESOURCES_MAX = 50_000
 """Remembered at once: those that many workloads share, and those of the last change."""
@@ -71,6 +71,6 @@ def lifted_resource(kind: ResourceType, template: str, values: dict[str, Any]) -
 def _shape(kind: ResourceType, template: str, text: str) -> Shape | UnliftableError:
     """The shape of a text with holes, or why it has none."""
     try:
-        return shape_of(kind, *parse_lifted(text, template))
+        return shape_of(kind, parse_lifted(text, template))
     except UnliftableError as error:
         return error

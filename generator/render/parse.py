@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from generator.render.blocks import BlockReader, UnusualError
 from generator.render.templates import HOLE
-from generator.resources import Hole, KeyHole, UnliftableError
+from generator.resources import OPEN, UnliftableError, open_key
 
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$")
 LITERALS = {"true": True, "false": False, "null": None, "": None}
@@ -25,13 +26,20 @@ def parse_yaml(text: str, name: str) -> Any:
     return _document(text, _Reader(name))
 
 
-def parse_lifted(text: str, name: str) -> tuple[Any, int]:
-    """Parse a document of `lift`: its JSON with holes, numbered in the order of the document, and how many there are.
+def parse_lifted(text: str, name: str) -> Any:
+    """Parse a document of `lift`: its JSON with holes. Equal parts of documents are one object; nobody may change them.
 
     Raises TemplateError, and UnliftableError where a value would be part of a longer text.
     """
-    reader = _LiftedReader(name)
-    return _document(text, reader), reader.holes
+    try:
+        return _blocks.read(text)
+    except (UnusualError, TemplateError):
+        return _document(text, _LiftedReader(name))
+
+
+def _fragment(text: str) -> Any:
+    """Read a scalar or a flow collection that stands alone on a line."""
+    return _document(text, _FragmentReader("a line"))
 
 
 def _document(text: str, reader: _Reader) -> Any:
@@ -77,8 +85,8 @@ class _Reader:
         """A scalar in quotes."""
         return text
 
-    def key(self, text: str) -> str:
-        """A key, quoted or not."""
+    def key(self, text: str, place: int) -> str:
+        """A key, quoted or not, after so many others."""
         return text
 
     def _mapping(self) -> dict[str, Any]:
@@ -86,7 +94,7 @@ class _Reader:
         while type(event := self.next()) is not yaml.MappingEndEvent:
             if type(event) is not yaml.ScalarEvent:
                 raise TemplateError(f"{self.name}: a key must be text, at {getattr(event, 'start_mark', 'the end')}")
-            key = self.key(event.value)
+            key = self.key(event.value, len(mapping))
             if key in mapping:
                 raise TemplateError(f"{self.name}: {key!r} stands twice, at {event.start_mark}")
             mapping[key] = self.value(self.next())
@@ -102,27 +110,30 @@ class _Reader:
 class _LiftedReader(_Reader):
     """Reads holes where `lift` left them."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.holes = 0
-
     def plain(self, text: str) -> Any:
         self._without_hole(text)
         return super().plain(text)
 
     def quoted(self, text: str) -> Any:
-        if text != HOLE:
-            return self._without_hole(text)
-        self.holes += 1
-        return Hole(self.holes - 1)
+        return OPEN if text == HOLE else self._without_hole(text)
 
-    def key(self, text: str) -> str:
-        if text != HOLE:
-            return self._without_hole(text)
-        self.holes += 1
-        return KeyHole(self.holes - 1)
+    def key(self, text: str, place: int) -> str:
+        return open_key(place) if text == HOLE else self._without_hole(text)
 
     def _without_hole(self, text: str) -> str:
         if HOLE in text:
             raise UnliftableError(f"{self.name}: a value is part of a longer text")
         return text
+
+
+class _FragmentReader(_LiftedReader):
+    """Reads no more than a line of its own may hold."""
+
+    def value(self, event: Any) -> Any:
+        """The value that begins with this event."""
+        if not getattr(event, "flow_style", True):
+            raise UnusualError(f"{type(event).__name__} in a line")
+        return super().value(event)
+
+
+_blocks = BlockReader(_fragment)

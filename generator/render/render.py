@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from generator.model import Gateway, Mesh, Placement, ReplicaPlacement
 from generator.render.gateway import gateway_workload
-from generator.render.memo import Memo, collector_paused
 from generator.render.probes import FIRST, SECOND, are_plain, inputs_of, kind_of, probe
 from generator.render.scope import Scope, Surroundings
 from generator.render.sidecar import sidecar
@@ -20,6 +19,7 @@ from generator.resources import (
     check_references,
     family_of,
 )
+from generator.resources.memo import Memo, collector_paused
 
 SERVICES_MAX = 2_000
 """Services whose sidecars are remembered."""

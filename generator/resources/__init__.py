@@ -3,17 +3,17 @@
 from generator.resources.decode import decode
 from generator.resources.errors import DescriptorsMissingError, Problem, ResourceError
 from generator.resources.families import Family, family_of
-from generator.resources.holes import Hole, KeyHole, Scalar, UnliftableError
+from generator.resources.holes import OPEN, Hole, Scalar, UnliftableError, open_key
 from generator.resources.references import check_references
 from generator.resources.resource import Resource, ResourceSet, ResourceType, WorkloadResources, fill, make_resource
 from generator.resources.shapes import Shape, shape_of
 from generator.resources.twin import twin
 
 __all__ = [
+    "OPEN",
     "DescriptorsMissingError",
     "Family",
     "Hole",
-    "KeyHole",
     "Problem",
     "Resource",
     "ResourceError",
@@ -28,6 +28,7 @@ __all__ = [
     "family_of",
     "fill",
     "make_resource",
+    "open_key",
     "shape_of",
     "twin",
 ]

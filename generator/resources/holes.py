@@ -7,6 +7,7 @@ alone. What cannot be decided without the value is Unliftable: such a resource i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final, NoReturn, Self
 
 from google.protobuf import json_format
@@ -39,9 +40,9 @@ class UnliftableError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hole:
-    """An open place, numbered in the order of the document. Whoever looks into it, as at a value, fails."""
+    """An open place, numbered in the order of the document (or not yet). Whoever looks into it, as at a value, fails."""
 
-    number: int
+    number: int = -1
 
     def __eq__(self, other: object) -> NoReturn:
         raise UnliftableError("compared")
@@ -74,6 +75,36 @@ class KeyHole(str):
         made = super().__new__(cls, f"{MARK}{number}{MARK}")
         made.number = number
         return made
+
+
+OPEN: Final = Hole()
+"""A hole without a number: parts of documents that are alike are one object, wherever they stand."""
+
+
+@cache
+def open_key(place: int) -> KeyHole:
+    """A key hole without a number, the one of this place among the key holes of its object."""
+    return KeyHole(-1 - place)
+
+
+def numbered(tree: Any, first: int = 0) -> tuple[Any, int]:
+    """A copy with its holes numbered in the order of the document, from `first` on; and the number after the last."""
+    if type(tree) is Hole:
+        return Hole(first), first + 1
+    if type(tree) is dict:
+        copy = {}
+        for key, item in tree.items():
+            if type(key) is KeyHole:
+                key, first = KeyHole(first), first + 1  # the same key with its number
+            copy[key], first = numbered(item, first)
+        return copy, first
+    if type(tree) is list:
+        items = []
+        for item in tree:
+            made, first = numbered(item, first)
+            items.append(made)
+        return items, first
+    return tree, first
 
 
 @dataclass(frozen=True, slots=True, eq=False)

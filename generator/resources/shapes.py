@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from generator.resources.decode import leaves_of
-from generator.resources.holes import TEXT, Hole, KeyHole, Leaf, Scalar, UnliftableError
+from generator.resources.holes import TEXT, Hole, KeyHole, Leaf, Scalar, UnliftableError, numbered
 from generator.resources.kinds import ResourceType
 from generator.resources.texts import Form, compact, form_of
 from generator.resources.uses import references
@@ -62,25 +62,24 @@ class Shape:
         return found
 
 
-def shape_of(kind: ResourceType, tree: dict[str, Any], holes: int) -> Shape:
-    """Check a resource with so many holes.
+def shape_of(kind: ResourceType, tree: dict[str, Any]) -> Shape:
+    """Check a resource with holes, which need no numbers.
 
     Raises ResourceError when no value would make it good, and UnliftableError when that depends on the values.
     """
-    wire = form_of(tree)
-    if wire.order != tuple(range(holes)):
-        raise UnliftableError("a hole is missing, double, or out of turn")
     leaves = leaves_of(kind.value, tree, kind.short)
-    if len(leaves) != holes:
-        raise UnliftableError("a hole was not decoded")
+    own, holes = numbered(tree)
+    wire = form_of(own)
+    if wire.order != tuple(range(holes)) or len(leaves) != holes:
+        raise UnliftableError("a hole is missing, double, or out of turn")
     return Shape(
         kind=kind,
-        tree=tree,
+        tree=own,
         leaves=leaves,
         wire=wire,
-        name=given_name(kind, tree),
-        uses=tuple((word, used) for word, used in references(tree)),
-        keyed=tuple(_keyed(tree)),
+        name=given_name(kind, own),
+        uses=tuple(references(own)),
+        keyed=tuple(_keyed(own)),
     )
 
 
@@ -104,16 +103,28 @@ def actual(key: str, values: Sequence[Scalar]) -> str:
 
 
 def _sorted(tree: Any, values: Sequence[Scalar]) -> Any:
-    if isinstance(tree, dict):
-        return {key: _sorted(tree[key], values) for key in sorted(tree, key=lambda key: actual(key, values))}
-    return [_sorted(item, values) for item in tree] if isinstance(tree, list) else tree
+    if type(tree) is dict:
+        return {key: _sorted(tree[key], values) for key in _in_order(tree, values)}
+    return [_sorted(item, values) for item in tree] if type(tree) is list else tree
+
+
+def _in_order(tree: dict[str, Any], values: Sequence[Scalar]) -> list[str]:
+    if KeyHole in map(type, tree):
+        return sorted(tree, key=lambda key: actual(key, values))
+    return sorted(tree)
 
 
 def _keyed(tree: Any) -> Iterator[tuple[str, ...]]:
-    if isinstance(tree, dict) and any(type(key) is KeyHole for key in tree):
-        yield tuple(tree)
-    for item in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        yield from _keyed(item)
+    """The keys of each object of which one is a hole."""
+    waiting = [tree]
+    while waiting:
+        found = waiting.pop()
+        if type(found) is dict:
+            if KeyHole in map(type, found):
+                yield tuple(found)
+            waiting += found.values()
+        elif type(found) is list:
+            waiting += found
 
 
 def given_name(kind: ResourceType, body: dict[str, Any]) -> Any:

@@ -6,20 +6,23 @@ from collections.abc import Iterator
 from typing import Any
 
 TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+TELLING = frozenset({"rds", "sds_config", "eds_cluster_config", "route", "envoy_grpc", "@type"})
+"""Members of an object that has names of other resources."""
 Used = Iterator[tuple[str, str]]
 """(kind, name) pairs; the kinds are `cluster`, `route`, `endpoints` and `secret`."""
 
 
 def references(value: Any) -> Used:
-    """Every name of another resource anywhere in a resource's JSON."""
-    if isinstance(value, dict):
-        yield from _own_references(value)
-        for item in value.values():
-            if isinstance(item, dict | list):
-                yield from references(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from references(item)
+    """Every name of another resource anywhere in a resource's JSON, in no particular order."""
+    waiting = [value]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            if not TELLING.isdisjoint(found):
+                yield from _own_references(found)
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += found
 
 
 def _own_references(value: dict[str, Any]) -> Used:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from generator.outputs.files.layout import BOOTSTRAP, contents, discovery_bytes
-from generator.render.memo import Memo
 from generator.render.names import XDS_FOLDERS, workload_file
 from generator.resources import ResourceSet, WorkloadResources
+from generator.resources.memo import Memo
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700

@@ -18,13 +18,12 @@ from generator.model.overrides import Overrides
 from generator.outputs.files import contents, default_placement
 from generator.outputs.files.layout import members
 from generator.render import making
-from generator.render.memo import Memo
 from generator.render.parse import parse_yaml
 from generator.render.probes import FIRST, probe
 from generator.render.render import Renderer
 from generator.render.templates import render_text
 from generator.resources import (
-    Hole,
+    OPEN,
     Resource,
     ResourceError,
     ResourceSet,
@@ -37,6 +36,7 @@ from generator.resources import (
     shape_of,
     twin,
 )
+from generator.resources.memo import Memo
 from generator.resources.references import every
 from support.rich_mesh import rich_mesh
 
@@ -163,7 +163,7 @@ def test_what_depends_on_an_input_in_another_way_makes_no_family(change: str) ->
 
 
 def test_what_is_written_as_it_is_makes_a_family() -> None:
-    shape = shape_of(ResourceType.BOOTSTRAP, {"node": {"id": Hole(0), "cluster": Hole(1)}}, 2)
+    shape = shape_of(ResourceType.BOOTSTRAP, {"node": {"id": OPEN, "cluster": OPEN}})
     first, second = (lone(fill(shape, (f"{path}-{number}", "same"))) for path, number in INPUTS)
     family = family_of(first, second, *INPUTS)
     assert family is not None
