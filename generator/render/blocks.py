@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
 from generator.render.templates import HOLE
@@ -18,11 +18,10 @@ from generator.resources.memo import Memo
 
 BLOCKS_MAX = 20_000
 """Some hundreds stand in the templates; policies and their combinations make more."""
-ENTRY = re.compile(rf'(?:([A-Za-z_][A-Za-z0-9_.]*)|"([^"\\\n{HOLE}]*)"|("{HOLE}")):(?: +(\S[^\n]*))?(?:\n|$)')
+BLOCK_LINES_MAX = 60
+"""Longer ones are seldom equal, and their parts are looked up anyway."""
+ENTRY = re.compile(rf'(?:([A-Za-z_][A-Za-z0-9_.]*)|"([^"\\{HOLE}]*)"|("{HOLE}")):(?: +(\S.*))?$')
 """A key (plain, quoted without an escape, or a hole), and the rest of its line."""
-IGNORED = re.compile(r"^ *(?:#[^\n]*)?\n", re.MULTILINE)
-"""Empty lines and lines that are nothing but a comment."""
-
 SPECIAL = frozenset({"", *"#|>&*!?%@`:,]}"})
 """What begins something else than a plain scalar, a quoted one or a flow collection."""
 
@@ -46,47 +45,46 @@ class BlockReader:
         """The document. Raises UnusualError, and whatever reading a fragment raises."""
         if "\r" in text or "\t" in text or not text.replace(HOLE, "").isascii():
             raise UnusualError("characters that may break a line")
-        return self._block(IGNORED.sub("", text))
+        lines = [line for line in text.split("\n") if (bare := line.lstrip(" ")) and bare[0] != "#"]
+        document = _Document(lines, [len(line) - len(line.lstrip(" ")) for line in lines])
+        return self._block(document, 0, len(lines))
 
-    def _block(self, text: str) -> Any:
+    def _block(self, document: _Document, start: int, end: int) -> Any:
+        if end - start > BLOCK_LINES_MAX:
+            return self._read(document, start, end)
+        text = "\n".join(document.lines[start:end])
         known = self._blocks.get(text)
-        return self._blocks.put(text, self._read(text)) if known is None else known
+        return self._blocks.put(text, self._read(document, start, end)) if known is None else known
 
-    def _read(self, text: str) -> Any:
-        indent = len(text) - len(text.lstrip(" "))
-        if text.startswith("- ", indent):
-            return [self._block(item) for item in _items(text, indent)]
-        if ENTRY.match(text, indent):
-            return self._mapping(text, indent)
-        line = text.removesuffix("\n")
-        if "\n" in line:
+    def _read(self, document: _Document, start: int, end: int) -> Any:
+        line, indent = document.first(start, end)
+        if line.startswith("- ", indent):
+            return [self._item(document, *chunk) for chunk in document.chunks(start, end)]
+        if ENTRY.match(line, indent):
+            return self._mapping(document, start, end)
+        if end - start > 1:
             raise UnusualError(line)
         return self._inline(line.strip(" "))
 
-    def _mapping(self, text: str, indent: int) -> dict[str, Any]:
-        mapping: dict[str, Any] = {}
-        holes = 0
-        for chunk in _chunks(text, indent):
-            entry = ENTRY.match(chunk, indent)
-            if entry is None:
-                raise UnusualError(chunk)
-            plain, quoted, hole, value = entry.groups()
-            key = plain if plain is not None else quoted
-            if hole is not None:
-                key, holes = open_key(holes), holes + 1
-            if key in mapping:
-                raise UnusualError(chunk)
-            mapping[key] = self._value(value, chunk[entry.end() :], indent)
-        return mapping
+    def _item(self, document: _Document, start: int, end: int) -> Any:
+        document.strip_hyphen(start)
+        return self._block(document, start, end)
 
-    def _value(self, value: str | None, below: str, indent: int) -> Any:
-        if value is None:
-            if below and not below.startswith(" " * (indent + 1)):
-                raise UnusualError(below)
-            return self._block(below) if below else None
-        if below:
-            raise UnusualError(below)
-        return self._inline(value)
+    def _mapping(self, document: _Document, start: int, end: int) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
+        for first, after in document.chunks(start, end):
+            entry = ENTRY.match(document.lines[first], document.indents[first])
+            if entry is None:
+                raise UnusualError(document.lines[first])
+            plain, quoted, hole, value = entry.groups()
+            key = open_key(len(mapping)) if hole is not None else plain if plain is not None else quoted
+            if key in mapping or (value is not None and after > first + 1):
+                raise UnusualError(document.lines[first])
+            if value is not None:
+                mapping[key] = self._inline(value)
+            else:
+                mapping[key] = self._block(document, first + 1, after) if after > first + 1 else None
+        return mapping
 
     def _inline(self, text: str) -> Any:
         """A scalar or a flow collection that ends with its line."""
@@ -98,29 +96,30 @@ class BlockReader:
         return self._inlines.put(text, self._fragment(text))
 
 
-def _items(text: str, indent: int) -> Iterator[str]:
-    """The items of a list, each with a space where its hyphen was."""
-    for chunk in _chunks(text, indent):
-        if not chunk.startswith("- ", indent) or chunk[indent + 2 : indent + 3] in {"", "\n", "#"}:
-            raise UnusualError(chunk)
-        yield f"{chunk[:indent]} {chunk[indent + 1 :]}"
+@dataclass(slots=True)
+class _Document:
+    """The lines of a document that are neither empty nor a comment, and how far each is indented."""
 
+    lines: list[str]
+    indents: list[int]
 
-def _chunks(text: str, indent: int) -> Iterator[str]:
-    """A block cut before each line that begins at its own indentation; the other lines begin further to the right."""
-    starts = [found.start() for found in _at(indent).finditer(text)]
-    if not starts or starts[0] != 0 or _outside(indent).search(text):
-        raise UnusualError(text)
-    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
-        yield text[start:end]
+    def first(self, start: int, end: int) -> tuple[str, int]:
+        """The first line of a block and its indentation, which is that of the block: no line stands to its left."""
+        if start == end or min(self.indents[start:end]) < self.indents[start]:
+            raise UnusualError("indentation")
+        return self.lines[start], self.indents[start]
 
+    def chunks(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """A block cut before each line that has its indentation."""
+        indent = self.indents[start]
+        starts = [line for line in range(start, end) if self.indents[line] == indent]
+        return zip(starts, [*starts[1:], end], strict=True)
 
-@cache
-def _at(indent: int) -> re.Pattern[str]:
-    return re.compile(rf"^ {{{indent}}}(?=[^ \n])", re.MULTILINE)
-
-
-@cache
-def _outside(indent: int) -> re.Pattern[str]:
-    """A line that begins further to the left."""
-    return re.compile(rf"^ {{0,{indent - 1}}}[^ \n]" if indent else r"\Z.", re.MULTILINE)
+    def strip_hyphen(self, number: int) -> None:
+        """Put a space in the place of a list item's hyphen."""
+        line, indent = self.lines[number], self.indents[number]
+        rest = line[indent + 1 :].lstrip(" ")
+        if not line.startswith("- ", indent) or not rest or rest[0] == "#":
+            raise UnusualError(line)
+        self.lines[number] = f"{line[:indent]} {line[indent + 1 :]}"
+        self.indents[number] = len(line) - len(rest)

@@ -35,6 +35,8 @@ from generator.resources.rules import Check
 
 SOUND_MAX = 20_000
 """Parts of resources that are remembered as sound."""
+LEAVES_MAX = 50
+"""Parts with more holes are seldom equal to others."""
 RETIRED_VERSION = re.compile(r"^envoy\..*\.v[12](alpha[0-9]*)?\.")
 """Versions of Envoy's API before v3: still in the descriptor set, no longer in Envoy."""
 

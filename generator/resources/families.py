@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii
 
-from generator.resources.holes import KeyHole, Leaf, Scalar
+from generator.resources.holes import Leaf, Scalar
 from generator.resources.resource import Resource, WorkloadResources
 from generator.resources.texts import Form, encoded, version_of_text
 
@@ -186,7 +186,7 @@ class _Builder:
             return one
         if one.shape is not other.shape or one.uses != other.uses:
             return None
-        keys = {key.number for found in one.shape.keyed for key in found if isinstance(key, KeyHole)}
+        keys = {key for found in one.shape.keyed for key in found if isinstance(key, int)}
         holes: list[tuple[int, int]] = []
         for hole, (mine, theirs) in enumerate(zip(one.values, other.values, strict=True)):
             if mine == theirs:

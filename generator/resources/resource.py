@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from generator.resources.decode import decode
 from generator.resources.holes import Scalar
 from generator.resources.kinds import ResourceType
-from generator.resources.shapes import Shape, given_name, resolved, whole
+from generator.resources.shapes import Shape, actual, name_of, whole
 from generator.resources.texts import canonical_json, encoded, version_of, version_of_text
 
 if TYPE_CHECKING:
@@ -107,9 +107,10 @@ class ResourceSet:
 
 def make_resource(kind: ResourceType, body: dict[str, Any]) -> Resource:
     """Check a resource against Envoy's protobufs and give it its version. Raises ResourceError."""
-    decode(kind.value, body, _where(kind, str(given_name(kind, body))))
+    name = name_of(kind, body)
+    decode(kind.value, body, _where(kind, name))
     shape = whole(kind, body)
-    name, uses = resolved(shape.name, ()), tuple((word, resolved(used, ())) for word, used in shape.uses)
+    uses = tuple((word, actual(used, ())) for word, used in shape.uses)
     return Resource(name=name, version=version_of(body), shape=shape, values=(), uses=uses)
 
 
@@ -117,9 +118,9 @@ def fill(shape: Shape, values: tuple[Scalar, ...]) -> Resource | None:
     """The resource of this shape with these values, as `make_resource` would make it; None when a value is wrong."""
     if not shape.takes(values):
         return None
-    uses = tuple(sorted({(kind, resolved(name, values)) for kind, name in shape.uses}))
+    uses = tuple(sorted({(kind, actual(name, values)) for kind, name in shape.uses}))
     version = version_of_text(shape.canonical(values).fill(encoded(values)))
-    return Resource(name=resolved(shape.name, values), version=version, shape=shape, values=values, uses=uses)
+    return Resource(name=actual(shape.name, values), version=version, shape=shape, values=values, uses=uses)
 
 
 def _where(kind: ResourceType, name: str) -> str:

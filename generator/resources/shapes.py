@@ -5,22 +5,23 @@ Two replicas' sidecars differ in paths, ports and names, two services' in names 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from generator.resources.decode import leaves_of
-from generator.resources.holes import TEXT, Hole, KeyHole, Leaf, Scalar, UnliftableError, numbered
+from generator.resources.holes import MARK, TEXT, Leaf, Scalar, UnliftableError
 from generator.resources.kinds import ResourceType
-from generator.resources.texts import Form, compact, form_of
+from generator.resources.parts import Given, Uses, canonical_form, given_at, part
+from generator.resources.texts import Form, compact
 from generator.resources.uses import references
 
 ORDERS_MAX = 16
 """Orders of keys that are remembered for one shape; lists of callers are sorted by name, so that one does it."""
 
-Order = tuple[tuple[str, ...], ...]
-Given = Hole | str
-"""A name that stands in the template, or the hole in which it will."""
+Order = tuple[tuple[Given, ...], ...]
+NAME_PATHS = {ResourceType.BOOTSTRAP: ("node", "id"), ResourceType.ENDPOINTS: ("cluster_name",)}
+"""Where the name stands by which other resources refer to one, if not at `name`; a bootstrap goes by its node's id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,13 +30,14 @@ class Shape:
 
     kind: ResourceType
     tree: dict[str, Any]
+    """JSON with holes that have no numbers."""
     leaves: tuple[Leaf, ...]
     """What each hole takes."""
     wire: Form
     """JSON in the template's order."""
     name: Given
-    uses: tuple[tuple[str, Given], ...]
-    keyed: tuple[tuple[str, ...], ...]
+    uses: Uses
+    keyed: tuple[tuple[Given, ...], ...]
     """The keys of each object of which one is a hole."""
     _canonical: dict[Order, Form] = field(default_factory=dict)
 
@@ -56,7 +58,7 @@ class Shape:
         order = tuple(tuple(sorted(keys, key=lambda key: actual(key, values))) for keys in self.keyed)
         found = self._canonical.get(order)
         if found is None:
-            found = form_of(_sorted(self.tree, values))
+            found = canonical_form(self.tree, values)
             if len(self._canonical) < ORDERS_MAX:
                 self._canonical[order] = found
         return found
@@ -68,18 +70,17 @@ def shape_of(kind: ResourceType, tree: dict[str, Any]) -> Shape:
     Raises ResourceError when no value would make it good, and UnliftableError when that depends on the values.
     """
     leaves = leaves_of(kind.value, tree, kind.short)
-    own, holes = numbered(tree)
-    wire = form_of(own)
-    if wire.order != tuple(range(holes)) or len(leaves) != holes:
-        raise UnliftableError("a hole is missing, double, or out of turn")
+    known = part(tree)
+    if len(leaves) != known.holes:
+        raise UnliftableError("a hole was not decoded")
     return Shape(
         kind=kind,
-        tree=own,
+        tree=tree,
         leaves=leaves,
-        wire=wire,
-        name=given_name(kind, own),
-        uses=tuple(references(own)),
-        keyed=tuple(_keyed(own)),
+        wire=Form(tuple(known.wire.split(MARK)), tuple(range(known.holes))),
+        name=given_at(tree, name_path(kind)),
+        uses=known.uses,
+        keyed=known.keyed,
     )
 
 
@@ -91,49 +92,25 @@ def whole(kind: ResourceType, body: dict[str, Any]) -> Shape:
         tree=body,
         leaves=(),
         wire=Form((compact(body),), ()),
-        name=str(given_name(kind, body)),
+        name=name_of(kind, body),
         uses=uses,
         keyed=(),
     )
 
 
-def actual(key: str, values: Sequence[Scalar]) -> str:
-    """The key itself."""
-    return str(values[key.number]) if type(key) is KeyHole else key
+def name_path(kind: ResourceType) -> tuple[str, ...]:
+    """Where a resource's name stands."""
+    return NAME_PATHS.get(kind, ("name",))
 
 
-def _sorted(tree: Any, values: Sequence[Scalar]) -> Any:
-    if type(tree) is dict:
-        return {key: _sorted(tree[key], values) for key in _in_order(tree, values)}
-    return [_sorted(item, values) for item in tree] if type(tree) is list else tree
+def name_of(kind: ResourceType, body: dict[str, Any]) -> str:
+    """The name of a resource; nothing where it has none."""
+    found: Any = body
+    for key in name_path(kind):
+        found = found.get(key, "") if isinstance(found, dict) else ""
+    return str(found)
 
 
-def _in_order(tree: dict[str, Any], values: Sequence[Scalar]) -> list[str]:
-    if KeyHole in map(type, tree):
-        return sorted(tree, key=lambda key: actual(key, values))
-    return sorted(tree)
-
-
-def _keyed(tree: Any) -> Iterator[tuple[str, ...]]:
-    """The keys of each object of which one is a hole."""
-    waiting = [tree]
-    while waiting:
-        found = waiting.pop()
-        if type(found) is dict:
-            if KeyHole in map(type, found):
-                yield tuple(found)
-            waiting += found.values()
-        elif type(found) is list:
-            waiting += found
-
-
-def given_name(kind: ResourceType, body: dict[str, Any]) -> Any:
-    """The name by which other resources refer to this one; a bootstrap goes by its node's id."""
-    if kind is ResourceType.BOOTSTRAP:
-        return body.get("node", {}).get("id", "")
-    return body.get("cluster_name" if kind is ResourceType.ENDPOINTS else "name", "")
-
-
-def resolved(given: Given, values: Sequence[Scalar]) -> str:
-    """The name itself."""
-    return str(values[given.number]) if type(given) is Hole else str(given)
+def actual(given: Given, values: Sequence[Scalar]) -> str:
+    """The text itself."""
+    return str(values[given]) if isinstance(given, int) else given

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
 
-from generator.resources.holes import MARK, Hole, Scalar, UnliftableError
+from generator.resources.holes import Scalar
 
 VERSION_HEX_DIGITS = 16
 """64 bits: two different contents of one resource meet with a chance of 1 in 10^19."""
-MARKED = re.compile(r'"\\ue000(\d+)\\ue000"')
 
 
 def version_of(value: object) -> str:
@@ -55,18 +53,3 @@ class Form:
         parts[::2] = self.pieces
         parts[1::2] = [values[index] for index in self.order]
         return "".join(parts)
-
-
-def form_of(tree: object) -> Form:
-    """Write JSON with holes. Raises UnliftableError when its own text looks like a hole."""
-    text = json.dumps(tree, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_marked)
-    parts = MARKED.split(text)
-    if any("\\ue000" in piece for piece in parts[::2]):
-        raise UnliftableError("a text of the template looks like a hole")
-    return Form(tuple(parts[::2]), tuple(int(index) for index in parts[1::2]))
-
-
-def _marked(value: object) -> str:
-    if isinstance(value, Hole):
-        return f"{MARK}{value.number}{MARK}"
-    raise TypeError(f"no JSON: {type(value).__name__}")

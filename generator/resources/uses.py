@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
-TELLING = frozenset({"rds", "sds_config", "eds_cluster_config", "route", "envoy_grpc", "@type"})
+TELLING = frozenset({"rds", "sds_config", "eds_cluster_config", "route", "envoy_grpc"})
 """Members of an object that has names of other resources."""
 Used = Iterator[tuple[str, str]]
 """(kind, name) pairs; the kinds are `cluster`, `route`, `endpoints` and `secret`."""
@@ -18,14 +18,20 @@ def references(value: Any) -> Used:
     while waiting:
         found = waiting.pop()
         if isinstance(found, dict):
-            if not TELLING.isdisjoint(found):
-                yield from _own_references(found)
+            if has_own_references(found):
+                yield from own_references(found)
             waiting += found.values()
         elif isinstance(found, list):
             waiting += found
 
 
-def _own_references(value: dict[str, Any]) -> Used:
+def has_own_references(value: dict[str, Any]) -> bool:
+    """Whether an object may itself name other resources, its members apart."""
+    return not TELLING.isdisjoint(value) or value.get("@type") == TCP_PROXY
+
+
+def own_references(value: dict[str, Any]) -> Used:
+    """The names of other resources that an object itself has, its members apart."""
     if (routes := route_named(value)) is not None:
         yield "route", routes
     if (secret := secret_named(value)) is not None:
