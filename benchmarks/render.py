@@ -1,64 +1,230 @@
-"""How long it takes from a manifest to checked Envoy configuration: this mesh, and 100 services of 10 replicas."""
+"""How long it takes from a manifest to checked Envoy configuration. `python -m benchmarks.render --services 1000`.
+
+The workload, of so many services with so many replicas each (`benchmarks/large.py`), in a fresh process each:
+
+- `resources`: five resources per service, as its sidecar is told them: its inbound listener, egress listener and egress
+  routes, the cluster of one service that it calls, and that service's endpoint set with all its replicas. Made by the real
+  templates, strictly decoded, checked against Envoy's rules, versioned. `cold_s` is the first time in the process, with
+  templates to compile and descriptors to load; `one_change_s` after one service got another deadline in the manifest, which
+  was loaded anew. Loading and analysis are `load_s`. `peak_mib` is the process's most, Python and the mesh included.
+- `varied`: the same of a mesh in which hardly two services have the same methods, callers and callees.
+- `whole`: everything that every sidecar is told, and all files of it written, as `nipmesh render` does it; `rotate` is one
+  replica that leaves rotation.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import resource as process
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.figures import command_ms
+from benchmarks.large import first_callee, write_uniform_mesh, write_varied_mesh
+from generator.analysis import check_manifest
+from generator.model import Mesh, Placement
+from generator.outputs.files import default_placement, publish
+from generator.render import render
+from generator.render.scope import Scope, Surroundings
+from generator.render.sidecar import egress_listener, egress_routes, inbound_listener
+from generator.render.workload import Scene, endpoint_sets, service_clusters
+from generator.resources import Resource, ResourceSet
+from generator.resources.memo import collector_paused
+from generator.resources.references import every
 
 ROOT = Path(__file__).resolve().parents[1]
-CALLS_EACH = 3
-"""Each service of the large mesh calls so many others."""
+T = TypeVar("T")
+Figures = dict[str, float]
 
 
-def write_large_mesh(folder: Path, services: int, replicas: int) -> Path:
-    """A manifest of `services` services, each with a proto of its own and a few callees; its path."""
-    protos = folder / "protos"
-    protos.mkdir()
-    lines = ["mesh: large", "trust_domain: large.mesh", "protos: [protos]", "services:"]
-    for number in range(services):
-        name = f"s{number}"
-        (protos / f"{name}.proto").write_text(
-            f'syntax = "proto3";\npackage {name}.v1;\nservice Service{number} {{\n'
-            f"  rpc Get(Message) returns (Message) {{ option idempotency_level = NO_SIDE_EFFECTS; }}\n"
-            f"  rpc Set(Message) returns (Message);\n  rpc Watch(Message) returns (stream Message);\n}}\n"
-            "message Message { string text = 1; }\n"
-        )
-        lines += [
-            f"  {name}:",
-            "    run: serve",
-            f"    serves: [{name}.v1.Service{number}]",
-            f"    replicas: {replicas}",
-        ]
-        callees = sorted({(number * 7 + step) % services for step in range(1, CALLS_EACH + 1)} - {number})
-        if callees:
-            lines += ["    calls:", *(f"      s{callee}: [Service{callee}/Get]" for callee in callees)]
-    path = folder / "mesh.yaml"
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def measure(services: int = 100, replicas: int = 10, runs: int = 5) -> dict[str, float]:
+def measure(services: int = 100, replicas: int = 10, runs: int = 5) -> Figures:
     """Milliseconds of commands as whole processes, and of rendering alone inside one process."""
-    from generator.analysis import check_manifest
-    from generator.outputs.files import default_placement
-    from generator.render import render
-
     figures = {
         "help_ms": command_ms("--help", runs=runs),
         "check_ms": command_ms("check", runs=runs, cwd=str(ROOT)),
         "check_without_envoy_ms": command_ms("check", "--no-envoy", runs=runs, cwd=str(ROOT)),
     }
     with tempfile.TemporaryDirectory() as name:
-        manifest = write_large_mesh(Path(name), services, replicas)
-        start = time.perf_counter()
-        mesh = check_manifest(manifest).mesh
-        assert mesh is not None
-        loaded = time.perf_counter()
-        render(mesh, default_placement(mesh, Path(name) / "out"))
-        figures["large_load_ms"] = (loaded - start) * 1e3
-        figures["large_render_ms"] = (time.perf_counter() - loaded) * 1e3
+        manifest = write_uniform_mesh(Path(name), services, replicas)
+        loaded_s, mesh = timed(lambda: load(manifest))
+        rendered_s, _ = timed(lambda: render(mesh, default_placement(mesh, Path(name) / "out")))
+        figures["large_load_ms"] = loaded_s * 1e3
+        figures["large_render_ms"] = rendered_s * 1e3
         figures["large_check_without_envoy_ms"] = command_ms("-f", str(manifest), "check", "--no-envoy", runs=1)
     return figures
+
+
+def load(manifest: Path) -> Mesh:
+    """Analyse a manifest that has no error."""
+    analysis = check_manifest(manifest)
+    assert analysis.mesh is not None, analysis.findings[:3]
+    return analysis.mesh
+
+
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Seconds of wall time, and what came out."""
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+class FiveEach:
+    """Five resources of each service, made anew where the service's scope changed, as `generator.render` does."""
+
+    def __init__(self) -> None:
+        self._before: Surroundings | None = None
+        self._made: dict[str, tuple[Scope, tuple[Resource, ...]]] = {}
+
+    def render(self, mesh: Mesh, placement: Placement) -> dict[tuple[str, str], Resource]:
+        """All resources, by owner and name."""
+        with collector_paused():
+            around = self._before = Surroundings.of(mesh, placement, self._before)
+            for name in around.services:
+                scope = around.scope(name)
+                if name not in self._made or self._made[name][0] != scope:
+                    self._made[name] = (scope, _five(scope, around, name))
+        found = {}
+        for name, (_, resources) in self._made.items():
+            for each in resources:
+                owner = name if each.type.short in {"Listener", "RouteConfiguration"} else ""
+                found[owner, f"{each.type.short} {each.name}"] = each
+        return found
+
+
+def _five(scope: Scope, around: Surroundings, name: str) -> tuple[Resource, ...]:
+    service, replica = scope.mesh.service(name), around.replicas[name][0]
+    scene = Scene(
+        mesh=scope.mesh,
+        placement=scope.placement,
+        workload=replica.name,
+        service=name,
+        zone=service.zone(replica.index),
+        admin=replica.admin,
+        scrape=replica.scrape,
+        certificates=replica.certificates,
+    )
+    number, services = int(name[1:]), len(around.services)
+    called = [edge for edge in service.calls if edge.callee == f"s{first_callee(number, services)}"]
+    return (
+        inbound_listener(scene, service, replica),
+        egress_listener(scene, service, replica),
+        *egress_routes(scene, service),
+        *service_clusters(scene, called),
+        *endpoint_sets(scene, called),
+    )
+
+
+def measure_resources(folder: Path, services: int, replicas: int) -> Figures:
+    """The part `resources`."""
+    load_s, mesh = timed(lambda: load(write_uniform_mesh(folder, services, replicas)))
+    placement, five = default_placement(mesh, folder / "out"), FiveEach()
+    cold_s, before = timed(lambda: five.render(mesh, placement))
+    changed = load(write_uniform_mesh(folder, services, replicas, changed=services // 2))
+    one_change_s, after = timed(lambda: five.render(changed, placement))
+    return {
+        "resources": len(before),
+        "load_s": load_s,
+        "cold_s": cold_s,
+        "one_change_s": one_change_s,
+        "one_change_resources": sum(after[key] != before[key] for key in after),
+        "peak_mib": peak_mib(),
+    }
+
+
+def measure_varied(folder: Path, services: int, replicas: int) -> Figures:
+    """The part `varied`."""
+    mesh = load(write_varied_mesh(folder, services, replicas))
+    placement = default_placement(mesh, folder / "out")
+    cold_s, made = timed(lambda: FiveEach().render(mesh, placement))
+    return {
+        "varied_resources": len(made),
+        "varied_shapes": len({each.shape for each in made.values()}),
+        "varied_cold_s": cold_s,
+        "varied_peak_mib": peak_mib(),
+    }
+
+
+def measure_whole(folder: Path, services: int, replicas: int) -> Figures:
+    """The part `whole`."""
+    mesh, out = load(write_uniform_mesh(folder, services, replicas)), folder / "out"
+    placement = default_placement(mesh, out)
+    figures: Figures = {}
+    figures["whole_cold_s"], resources = timed(lambda: render(mesh, placement))
+    figures["whole_sidecars"] = len(resources.workloads)
+    figures["whole_resources"] = sum(len(every(workload)) for workload in resources.workloads)
+    figures["whole_peak_mib"] = peak_mib()
+    figures["whole_publish_s"], files = timed(lambda: publish(resources, out))
+    figures["whole_files"] = len(files)
+    changed = load(write_uniform_mesh(folder, services, replicas, changed=services // 2))
+    _change(figures, "one_change", changed, placement)
+    drained = replace(placement.replicas[0], in_rotation=False)
+    _change(figures, "rotate", changed, replace(placement, replicas=(drained, *placement.replicas[1:])))
+    figures["whole_publish_peak_mib"] = peak_mib()
+    return figures
+
+
+def _change(figures: Figures, name: str, mesh: Mesh, placement: Placement) -> None:
+    def rendered() -> ResourceSet:
+        return render(mesh, placement)
+
+    figures[f"whole_{name}_s"], resources = timed(rendered)
+    figures[f"whole_{name}_publish_s"], files = timed(lambda: publish(resources, placement.directory))
+    figures[f"whole_{name}_files"] = len(files)
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held so far."""
+    return process.getrusage(process.RUSAGE_SELF).ru_maxrss / 1024
+
+
+PARTS: dict[str, Callable[[Path, int, int], Figures]] = {
+    "resources": measure_resources,
+    "varied": measure_varied,
+    "whole": measure_whole,
+}
+
+
+def in_own_process(part: str, services: int, replicas: int) -> Figures:
+    """A part's figures from a process that has done nothing else."""
+    command = [sys.executable, "-m", "benchmarks.render", "--services", str(services), "--replicas", str(replicas)]
+    done = subprocess.run(
+        [*command, "--part", part, "--output", "json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return dict(json.loads(done.stdout))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.render", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--services", type=int, default=1_000)
+    parser.add_argument("--replicas", type=int, default=10)
+    parser.add_argument("--part", choices=PARTS, help="this part alone, in this process")
+    parser.add_argument("--output", choices=["table", "json"], default="table")
+    arguments = parser.parse_args()
+    services, replicas = arguments.services, arguments.replicas
+    if arguments.part is None:
+        figures = {name: value for part in PARTS for name, value in in_own_process(part, services, replicas).items()}
+    else:
+        with tempfile.TemporaryDirectory(prefix="nipmesh-benchmark-") as folder:
+            figures = PARTS[arguments.part](Path(folder), services, replicas)
+    if arguments.output == "json":
+        print(json.dumps(figures, indent=2))
+    else:
+        print(
+            "\n".join(
+                ["| figure | value |", "|---|---:|", *(f"| {key} | {value:,.3f} |" for key, value in figures.items())]
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -161,8 +161,10 @@ def _excesses(edge: Edge, mesh: Mesh, links: Links) -> Iterator[tuple[str, Posit
 
 def _limits_of(mesh: Mesh, callee: str) -> object | None:
     """The circuit breaker of a service; hosts outside have none but their callers'."""
-    names = {service.name for service in mesh.services}
-    return mesh.service(callee).traffic.circuit_breaker if callee in names else None
+    try:
+        return mesh.service(callee).traffic.circuit_breaker
+    except KeyError:
+        return None
 
 
 def _method_excesses(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from generator.manifest.finding import Reporter, closest, did_you_mean, quoted
 from generator.manifest.values import Located
@@ -21,9 +21,17 @@ class Directory:
     servers: Mapping[str, str]
     """Full protobuf service name to the mesh service that serves it."""
 
+    _served: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The other way round; filled when it is first asked for."""
+
     def served_by(self, service: str) -> tuple[str, ...]:
         """Return the protobuf services of one mesh service, sorted."""
-        return tuple(sorted(name for name, server in self.servers.items() if server == service))
+        if not self._served:
+            found: dict[str, list[str]] = {}
+            for name, server in sorted(self.servers.items()):
+                found.setdefault(server, []).append(name)
+            self._served.update({server: tuple(names) for server, names in found.items()})
+        return self._served.get(service, ())
 
 
 def matches(written: str, names: Iterable[str]) -> tuple[str, ...]:

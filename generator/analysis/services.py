@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from generator.analysis.files import check_file
@@ -215,29 +215,53 @@ def _application_port(entry: Entry[ServiceEntry], reporter: Reporter) -> int | N
 
 def check_circles(manifest: Manifest, links: Links, reporter: Reporter) -> None:
     """Services that call each other in a circle are legal; the deadline of such a call depends on itself."""
-    reachable = {name: _reach(name, links.calls) for name in links.calls}
+    circles = {name: circle for circle in _circles(links.calls) for name in circle}
     seen: set[str] = set()
     for entry in manifest.services:
         name = entry.key.value
-        circle = {other for other in reachable.get(name, ()) if name in reachable.get(other, ())} - {name}
-        if not circle or name in seen:
+        circle = circles.get(name, frozenset())
+        if len(circle) < 2 or name in seen:
             continue
-        seen |= circle | {name}
-        members = " and ".join(f"`{member}`" for member in sorted(circle | {name}))
+        seen |= circle
+        members = " and ".join(f"`{member}`" for member in sorted(circle))
         cause = "a call that goes round spends one deadline: each hop must pass on the time that is left"
         fix = "nothing, as long as no method calls itself on the way round"
         reporter.note("NM502", entry.key.position, f"{members} call each other", cause=cause, fix=fix)
 
 
-def _reach(start: str, calls: Mapping[str, Mapping[str, tuple[Method, ...]]]) -> set[str]:
-    reached: set[str] = set()
-    waiting = [start]
+def _circles(calls: Mapping[str, Mapping[str, tuple[Method, ...]]]) -> Iterator[frozenset[str]]:
+    """The strongly connected parts of the call graph, in time that grows with its edges (Kosaraju's algorithm)."""
+    finished: list[str] = []
+    seen: set[str] = set()
+    for name in calls:
+        _walk(name, calls, seen, finished)
+    callers: dict[str, dict[str, None]] = {}
+    for caller, targets in calls.items():
+        for callee in targets:
+            callers.setdefault(callee, {})[caller] = None
+    seen = set()
+    for name in reversed(finished):
+        circle: list[str] = []
+        _walk(name, callers, seen, circle)
+        if circle:
+            yield frozenset(circle)
+
+
+def _walk(start: str, edges: Mapping[str, Iterable[str]], seen: set[str], finished: list[str]) -> None:
+    """Depth first from `start` through what is not `seen`; `finished` grows by each name after those that it leads to."""
+    if start in seen:
+        return
+    seen.add(start)
+    waiting = [(start, iter(edges.get(start, ())))]
     while waiting:
-        for callee in calls.get(waiting.pop(), {}):
-            if callee not in reached:
-                reached.add(callee)
-                waiting.append(callee)
-    return reached
+        name, rest = waiting[-1]
+        following = next((other for other in rest if other not in seen), None)
+        if following is None:
+            finished.append(name)
+            waiting.pop()
+        else:
+            seen.add(following)
+            waiting.append((following, iter(edges.get(following, ()))))
 
 
 def deadline_of(service: str, method: Method, links: Links) -> int | None:

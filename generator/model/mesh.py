@@ -263,13 +263,14 @@ class Mesh:
     telemetry: Telemetry
     descriptor_set: bytes
     """The user's protobufs as a serialized `google.protobuf.FileDescriptorSet`, imports included."""
+    _services: dict[str, Service] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """By name; filled when one is first asked for."""
 
     def service(self, name: str) -> Service:
         """The service of this name; KeyError when there is none."""
-        for service in self.services:
-            if service.name == name:
-                return service
-        raise KeyError(name)
+        if not self._services:
+            self._services.update({service.name: service for service in self.services})
+        return self._services[name]
 
     def external(self, name: str) -> External:
         """The host outside of this name; KeyError when there is none."""

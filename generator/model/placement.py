@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -76,7 +76,16 @@ class Placement:
     gateway: GatewayPlacement | None
     jwks: str | None
     """JSON Web Key Set of the issuer, public keys only; None without authentication."""
+    _grouped: dict[str, tuple[ReplicaPlacement, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Replicas by service; filled when it is first asked for."""
 
     def of_service(self, name: str) -> tuple[ReplicaPlacement, ...]:
         """The replicas of one service, by index."""
-        return tuple(replica for replica in self.replicas if replica.service == name)
+        if not self._grouped:
+            grouped: dict[str, list[ReplicaPlacement]] = {}
+            for replica in self.replicas:
+                grouped.setdefault(replica.service, []).append(replica)
+            self._grouped.update({service: tuple(replicas) for service, replicas in grouped.items()})
+        return self._grouped.get(name, ())

@@ -59,6 +59,7 @@ class _Resolver:
     def __init__(self, manifest: Manifest, links: Links, base: Path, overrides: Overrides) -> None:
         assert manifest.mesh is not None
         self.manifest, self.links, self.base, self.overrides = manifest, links, base, overrides
+        self.callers = _callers_by_callee(links)
         self.recorder = Recorder()
         self.name = manifest.mesh.value
         trust_domain = defaults.trust_domain(self.name)
@@ -123,7 +124,7 @@ class _Resolver:
     def _caller_sidecars(self, name: str) -> int:
         """How many sidecars check the health of each replica of a service or version."""
         role = self._role(name)
-        sidecars = sum(self.replicas[caller] for caller, calls in self.links.calls.items() if role in calls)
+        sidecars = sum(self.replicas[caller] for caller in self.callers.get(role, ()))
         return sidecars + (1 if role in self.links.exposes else 0)
 
     def _role(self, name: str) -> str:
@@ -162,7 +163,7 @@ class _Resolver:
 
     def _callers(self, callee: str) -> tuple[Edge, ...]:
         """Edges that end at a service; a version of a caller has the identity of its service, and no edge of its own."""
-        callers = [name for name, calls in self.links.calls.items() if callee in calls and self._role(name) == name]
+        callers = [name for name in self.callers.get(callee, ()) if self._role(name) == name]
         edges = [self.policies.edge(caller, callee, self.links.calls[caller][callee]) for caller in callers]
         if callee in self.links.exposes:
             edges.append(self.policies.edge(GATEWAY, callee, self.links.exposes[callee]))
@@ -258,6 +259,15 @@ class _Resolver:
             return Telemetry(otlp_host=None, otlp_port=None)
         host, port = parse_listen(entry.otlp.value)
         return Telemetry(otlp_host=host, otlp_port=port)
+
+
+def _callers_by_callee(links: Links) -> dict[str, list[str]]:
+    """Who calls each service, in the order of the manifest's calls."""
+    callers: dict[str, list[str]] = {}
+    for caller, calls in links.calls.items():
+        for callee in calls:
+            callers.setdefault(callee, []).append(caller)
+    return callers
 
 
 def _key(entry: Entry[T]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 LISTENER_INBOUND = "inbound"
@@ -43,6 +44,8 @@ INTROSPECTION_HEALTH = "/grpc.health.v1.Health/"
 INTROSPECTION_REFLECTION = ("/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/")
 
 XDS_FOLDERS = {"listeners": "lds", "clusters": "cds", "routes": "rds", "endpoints": "eds", "secrets": "sds"}
+FILES_MAX = 4_096
+"""Paths that are remembered: while a workload is made, each is asked for several times."""
 
 
 def cluster_name(service: str) -> str:
@@ -60,6 +63,7 @@ def authority(service: str, trust_domain: str) -> str:
     return f"{service}.{trust_domain}"
 
 
+@lru_cache(FILES_MAX)
 def workload_file(directory: Path, workload: str, kind: str, name: str | None = None) -> Path:
     """Name the file of a workload's resources.
 

@@ -62,15 +62,18 @@ TOO_LARGE_MESSAGE = "the request is longer than the manifest allows"
 STREAM_RESET_MESSAGE = "the application refused the bytes of this call"
 
 
-def sidecar(mesh: Mesh, placement: Placement, replica: ReplicaPlacement) -> WorkloadResources:
-    """Everything that the sidecar of one replica is told."""
+def sidecar(mesh: Mesh, placement: Placement, replica: ReplicaPlacement, zone: str | None) -> WorkloadResources:
+    """Everything that the sidecar of one replica is told.
+
+    `zone` is the replica's; of its index only its name may depend otherwise, so that replicas have much in common.
+    """
     service = mesh.service(replica.service)
     scene = Scene(
         mesh=mesh,
         placement=placement,
         workload=replica.name,
         service=service.name,
-        zone=service.zone(replica.index),
+        zone=zone,
         admin=replica.admin,
         scrape=replica.scrape,
         certificates=replica.certificates,
@@ -80,7 +83,7 @@ def sidecar(mesh: Mesh, placement: Placement, replica: ReplicaPlacement) -> Work
         bootstrap=bootstrap(scene, heap_bytes_max=SIDECAR_HEAP_BYTES_MAX, connections_max=SIDECAR_CONNECTIONS_MAX),
         listeners=_listeners(scene, service, replica),
         clusters=_clusters(scene, service, replica),
-        routes=_routes(scene, service),
+        routes=egress_routes(scene, service),
         endpoints=endpoint_sets(scene, service.calls),
         secrets=tuple(sorted(identity_secrets(replica.certificates), key=lambda secret: secret.name)),
     )
@@ -91,7 +94,7 @@ def _listeners(scene: Scene, service: Service, replica: ReplicaPlacement) -> tup
         PageView(path="/metrics/app", cluster=names.CLUSTER_APPLICATION_METRICS, target=METRICS_TARGET),
         PageView(path="/metrics/envoy", cluster=names.CLUSTER_ADMIN, target=STATS_TARGET),
     )
-    listeners = [_egress_listener(scene, service, replica), _inbound_listener(scene, service, replica)]
+    listeners = [egress_listener(scene, service, replica), inbound_listener(scene, service, replica)]
     listeners += [_external_listener(name, address) for name, address in replica.external]
     return tuple(sorted([*listeners, scrape(scene, pages)], key=lambda listener: listener.name))
 
@@ -132,7 +135,8 @@ def common(scene: Scene, direction: str) -> dict[str, Any]:
     }
 
 
-def _inbound_listener(scene: Scene, service: Service, replica: ReplicaPlacement) -> Resource:
+def inbound_listener(scene: Scene, service: Service, replica: ReplicaPlacement) -> Resource:
+    """Where calls to the application arrive."""
     callers = callers_of(scene.mesh, service.callers)
     calls = arriving_calls(scene.mesh, service.callers)
     return resource(
@@ -177,7 +181,9 @@ def _inbound_listener(scene: Scene, service: Service, replica: ReplicaPlacement)
     )
 
 
-def _egress_listener(scene: Scene, service: Service, replica: ReplicaPlacement) -> Resource:
+def egress_listener(scene: Scene, service: Service, replica: ReplicaPlacement) -> Resource:
+    """Where the application hands its calls over."""
+    route = _egress_route(scene, service)
     return resource(
         ResourceType.LISTENER,
         "listener_egress",
@@ -185,10 +191,10 @@ def _egress_listener(scene: Scene, service: Service, replica: ReplicaPlacement) 
         counted_services=counted(
             policy.method for edge in (*service.calls, *service.external_calls) for policy in edge.methods
         ),
-        filters=filters_of(scene.mesh, _outgoing(scene, service)),
+        filters=filters_of(scene.mesh, route["calls"]),
         route=scene.file_view("routes", names.LISTENER_EGRESS),
         strip_own_headers=True,
-        **_egress_route(scene, service),
+        **route,
         **common(scene, names.LISTENER_EGRESS),
     )
 
@@ -210,7 +216,7 @@ def _egress_route(scene: Scene, service: Service) -> dict[str, Any]:
     }
 
 
-def _routes(scene: Scene, service: Service) -> tuple[Resource, ...]:
+def egress_routes(scene: Scene, service: Service) -> tuple[Resource, ...]:
     """The egress routes; a service that calls nobody has its one refusal in the listener itself."""
     if not service.calls and not service.external_calls:
         return ()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +23,10 @@ from generator.model import (
 )
 from generator.model.mesh import SYSTEM_AUTHORITIES
 from generator.render import names
-from generator.render.parse import parse_yaml
-from generator.render.templates import render_text
+from generator.render.making import resource as resource
 from generator.render.views import BreakerView, EndpointView, FileView, LocalityView, SecretsView, address_view
-from generator.resources import Resource, ResourceType, make_resource
+from generator.resources import Resource, ResourceType
 
-MEMO_ENTRIES_MAX = 50_000
-"""About ten resources for each of five thousand workloads; the oldest go first."""
 STREAMS_MAX = 1_024
 """Calls at once on one connection; callers open another one beyond."""
 LOCAL_CONNECTIONS_MAX = 1_024
@@ -42,8 +37,6 @@ GATEWAY_HEAP_BYTES_MAX = 1024 * 1024 * 1024
 SIDECAR_CONNECTIONS_MAX = 4_096
 GATEWAY_CONNECTIONS_MAX = 8_192
 """Below the open files that a Linux user may have by default once Envoy has raised its soft limit."""
-
-_memo: OrderedDict[bytes, Resource] = OrderedDict()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,21 +73,6 @@ class Scene:
             leaf=self.file_view("secrets", names.SECRET_LEAF),
             authority=self.file_view("secrets", names.SECRET_AUTHORITY),
         )
-
-
-def resource(kind: ResourceType, template: str, **values: Any) -> Resource:
-    """Fill a template and check what comes out. The same text gives the same resource without any work."""
-    text = render_text(template, values)
-    key = sha256(f"{kind.value}\n{text}".encode()).digest()
-    known = _memo.get(key)
-    if known is not None:
-        _memo.move_to_end(key)
-        return known
-    made = make_resource(kind, parse_yaml(text, template))
-    _memo[key] = made
-    if len(_memo) > MEMO_ENTRIES_MAX:
-        _memo.popitem(last=False)
-    return made
 
 
 def bootstrap(scene: Scene, *, heap_bytes_max: int, connections_max: int) -> Resource:

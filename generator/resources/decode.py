@@ -8,6 +8,7 @@ deterministic inside `Any`, too.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf import json_format
@@ -16,6 +17,8 @@ from google.protobuf.message import Message
 
 from generator.resources.descriptors import TYPE_PREFIX, find_descriptor, message_class
 from generator.resources.errors import Problem, ResourceError
+from generator.resources.holes import Hole, KeyHole, Leaf, emptied, item_leaf, key_leaf, value_leaf
+from generator.resources.memo import Memo
 from generator.resources.plans import (
     TEXTUAL,
     WRAPPERS,
@@ -30,8 +33,17 @@ from generator.resources.plans import (
 )
 from generator.resources.rules import Check
 
+SOUND_MAX = 20_000
+"""Parts of resources that are remembered as sound."""
+LEAVES_MAX = 50
+"""Parts with more holes are seldom equal to others."""
 RETIRED_VERSION = re.compile(r"^envoy\..*\.v[12](alpha[0-9]*)?\.")
 """Versions of Envoy's API before v3: still in the descriptor set, no longer in Envoy."""
+
+
+Sound = Memo[tuple[Plan, str, int], tuple[Any, tuple[Leaf, ...]]]
+"""Objects and lists that had no problem as some part of some field (by their id), and the leaves of their holes."""
+_sound: Sound = Memo(SOUND_MAX)
 
 
 def decode(type_name: str, value: dict[str, Any], where: str) -> Message:
@@ -39,20 +51,41 @@ def decode(type_name: str, value: dict[str, Any], where: str) -> Message:
 
     `where` begins every path, e.g. `Cluster outbound_nip`. Raises ResourceError with all problems.
     """
-    descriptor = find_descriptor(type_name)
-    assert descriptor is not None, type_name
-    decoder = Decoder()
-    message = decoder.message(descriptor, value, f"{where}: ")
-    if decoder.problems:
-        raise ResourceError(decoder.problems)
+    message, leaves = _decoded(type_name, value, where)
+    assert not leaves, "a hole in what was to be a message"
     return message
 
 
-class Decoder:
-    """One pass over one resource; `problems` grows."""
+def leaves_of(type_name: str, value: dict[str, Any], where: str) -> tuple[Leaf, ...]:
+    """Check JSON with holes; what may stand in each hole, in the order of the document.
 
-    def __init__(self) -> None:
+    Raises ResourceError when it is wrong whatever stands there, and UnliftableError when that is not to be told.
+    """
+    return tuple(_decoded(type_name, value, where, _sound)[1])
+
+
+def _decoded(
+    type_name: str, value: dict[str, Any], where: str, sound: Sound | None = None
+) -> tuple[Message, list[Leaf]]:
+    descriptor = find_descriptor(type_name)
+    assert descriptor is not None, type_name
+    decoder = Decoder(sound)
+    message = decoder.message(descriptor, value, f"{where}: ")
+    if decoder.problems:
+        raise ResourceError(decoder.problems)
+    return message, decoder.leaves
+
+
+class Decoder:
+    """One pass over one resource; `problems` grows, and so do `leaves`, one for each hole.
+
+    With `sound` there will be no message: objects and lists that were found without a problem before are passed over.
+    """
+
+    def __init__(self, sound: Sound | None = None) -> None:
+        self.sound = sound
         self.problems: list[Problem] = []
+        self.leaves: list[Leaf] = []
 
     def message(self, descriptor: Descriptor, value: Any, path: str) -> Message:
         """Convert a JSON object to a message; what is wrong is added to `problems`."""
@@ -82,9 +115,31 @@ class Decoder:
 
     def _field(self, message: Message, plan: Plan, value: Any, path: str) -> None:
         """Convert and set one field."""
+        self._unless_sound(plan, value, "field", lambda: self._new_field(message, plan, value, path))
+
+    def _unless_sound(self, plan: Plan, value: Any, part: str, work: Callable[[], None]) -> None:
+        """Do the work, unless this very object was there before and had no problem as this part of this field."""
+        if self.sound is None or not isinstance(value, dict | list):
+            work()
+            return
+        key = (plan, part, id(value))
+        known = self.sound.get(key)
+        if known is not None:
+            self.leaves += known[1]
+            return
+        problems, leaves = len(self.problems), len(self.leaves)
+        work()
+        if len(self.problems) == problems:
+            self.sound.put(
+                key, (value, tuple(self.leaves[leaves:]))
+            )  # with the object, whose id is its own while it lives
+
+    def _new_field(self, message: Message, plan: Plan, value: Any, path: str) -> None:
         if plan.is_deprecated:
             self._report(path, "is deprecated")
-        if plan.is_map:
+        if type(value) is Hole:
+            self.leaves.append(value_leaf(plan))
+        elif plan.is_map:
             self._map(message, plan, value, path)
         elif plan.is_repeated:
             self._repeated(message, plan, value, path)
@@ -109,12 +164,21 @@ class Decoder:
             return
         items = getattr(message, plan.name)
         for index, item in enumerate(value):
-            converted = self._item(plan, item, f"{path}[{index}]")
-            if converted is not None:
-                if plan.item_checks:
-                    self._check(plan.item_checks, rule_subject(converted), f"{path}[{index}]")
-                items.append(converted)
+            self._listed(items, plan, item, f"{path}[{index}]")
         self._check(plan.value_checks, value, path)
+
+    def _listed(self, items: Any, plan: Plan, item: Any, path: str) -> None:
+        if type(item) is Hole:
+            self.leaves.append(item_leaf(plan))
+            return
+
+        def convert() -> None:
+            converted = self._item(plan, item, path)
+            if converted is not None:
+                self._check(plan.item_checks, rule_subject(converted), path)
+                items.append(converted)
+
+        self._unless_sound(plan, item, "item", convert)
 
     def _map(self, message: Message, plan: Plan, value: Any, path: str) -> None:
         if not isinstance(value, dict):
@@ -123,16 +187,28 @@ class Decoder:
         target = getattr(message, plan.name)
         for key, item in value.items():
             where = f"{path}[{key!r}]"
-            self._check(plan.key_checks, key, where)
-            converted = self._item(plan, item, where)
+            if type(key) is KeyHole:
+                self.leaves.append(key_leaf(plan))
+            else:
+                self._check(plan.key_checks, key, where)
+            if type(item) is Hole:
+                self.leaves.append(item_leaf(plan))
+            else:
+                self._mapped(target, plan, key, item, where)
+        self._check(plan.value_checks, value, path)
+
+    def _mapped(self, target: Any, plan: Plan, key: str, item: Any, path: str) -> None:
+        def convert() -> None:
+            converted = self._item(plan, item, path)
             if converted is None:
-                continue
-            self._check(plan.item_checks, rule_subject(converted), where)
+                return
+            self._check(plan.item_checks, rule_subject(converted), path)
             if isinstance(converted, Message):
                 target[key].CopyFrom(converted)
             else:
                 target[key] = converted
-        self._check(plan.value_checks, value, path)
+
+        self._unless_sound(plan, item, "item", convert)
 
     def _item(self, plan: Plan, value: Any, path: str) -> Any:
         if plan.message is not None:
@@ -160,7 +236,7 @@ class Decoder:
             self._report(path, f'must be text like "0.25s", not {shown(value)}')
             return message
         try:
-            json_format.ParseDict(value, message)
+            json_format.ParseDict(emptied(value, self.leaves), message)
         except json_format.ParseError:
             wanted = 'text like "0.25s"' if descriptor.full_name in TEXTUAL else descriptor.name
             self._report(path, f"must be {wanted}, not {shown(value)}")

@@ -61,6 +61,8 @@ class Plan:
     """Of a message field, and of a map whose values are messages."""
     convert: Convert
     """Of a scalar field, and of a map whose values are scalars."""
+    is_text: bool
+    """Whether that scalar is any text."""
     value_checks: tuple[Check, ...]
     item_checks: tuple[Check, ...]
     key_checks: tuple[Check, ...]
@@ -119,6 +121,7 @@ def _plan(field: FieldDescriptor) -> Plan:
         is_repeated=field.is_repeated,
         message=item.message_type,
         convert=scalar_converter(item),
+        is_text=item.type == FieldDescriptor.TYPE_STRING,
         value_checks=value_checks(field),
         item_checks=item_checks(field),
         key_checks=key_checks(field),

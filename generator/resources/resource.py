@@ -2,61 +2,72 @@
 
 from __future__ import annotations
 
-import enum
-import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 
 from generator.resources.decode import decode
-from generator.resources.descriptors import TYPE_PREFIX
-from generator.resources.uses import references
+from generator.resources.holes import Scalar
+from generator.resources.kinds import ResourceType
+from generator.resources.shapes import Shape, actual, name_of, whole
+from generator.resources.texts import canonical_json, encoded, version_of, version_of_text
 
-VERSION_HEX_DIGITS = 16
-"""64 bits: two different contents of one resource meet with a chance of 1 in 10^19."""
+if TYPE_CHECKING:
+    from generator.resources.families import Member
 
-
-class ResourceType(enum.Enum):
-    """The kinds of resources, by the full names of their messages."""
-
-    BOOTSTRAP = "envoy.config.bootstrap.v3.Bootstrap"
-    LISTENER = "envoy.config.listener.v3.Listener"
-    CLUSTER = "envoy.config.cluster.v3.Cluster"
-    ROUTE = "envoy.config.route.v3.RouteConfiguration"
-    ENDPOINTS = "envoy.config.endpoint.v3.ClusterLoadAssignment"
-    SECRET = "envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105  # the name of a message
-
-    @property
-    def url(self) -> str:
-        """The `@type` of such a resource."""
-        return TYPE_PREFIX + self.value
-
-    @property
-    def short(self) -> str:
-        """For example `Cluster`."""
-        return self.value.rpartition(".")[2]
+__all__ = [
+    "Resource",
+    "ResourceSet",
+    "ResourceType",
+    "WorkloadResources",
+    "canonical_json",
+    "fill",
+    "make_resource",
+    "version_of",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """One checked resource. `make_resource` is the only way to one."""
+    """One checked resource. `make_resource` and `fill` are the only ways to one.
+
+    It is kept as its shape and what stands in the shape's holes, which is little where many are alike.
+    """
 
     name: str
-    type: ResourceType
     version: str
     """Hash of the canonical JSON."""
-    body: dict[str, Any]
-    """JSON, field names as in the protobufs; treat it as frozen."""
+    shape: Shape = field(repr=False, compare=False)
+    values: tuple[Scalar, ...] = field(repr=False, compare=False)
     uses: tuple[tuple[str, str], ...] = field(repr=False, compare=False)
     """The other resources that it names: (`cluster`, `route`, `endpoints` or `secret`, name), sorted."""
-    message: Message = field(repr=False, compare=False)
+
+    @property
+    def type(self) -> ResourceType:
+        """The kind of resource."""
+        return self.shape.kind
 
     @property
     def type_url(self) -> str:
         """The `@type`."""
         return self.type.url
+
+    @property
+    def text(self) -> str:
+        """JSON without a space, keys in the template's order."""
+        return self.shape.wire.fill(encoded(self.values))
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """JSON, field names as in the protobufs; a copy of its own each time."""
+        return dict(json.loads(self.text))
+
+    @property
+    def message(self) -> Message:
+        """The protobuf message, decoded anew each time."""
+        return decode(self.type.value, self.body, _where(self.type, self.name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +82,13 @@ class WorkloadResources:
     routes: tuple[Resource, ...]
     endpoints: tuple[Resource, ...]
     secrets: tuple[Resource, ...]
+    member: Member | None = field(default=None, init=False, repr=False, compare=False)
+    """The family that it was made in, if any; a copy with changes is in none."""
+
+    def made_by(self, member: Member) -> None:
+        """Say, once and at once after making it, in which family it was made."""
+        assert self.member is None, self.name
+        object.__setattr__(self, "member", member)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,23 +108,20 @@ class ResourceSet:
 def make_resource(kind: ResourceType, body: dict[str, Any]) -> Resource:
     """Check a resource against Envoy's protobufs and give it its version. Raises ResourceError."""
     name = name_of(kind, body)
-    message = decode(kind.value, body, f"{kind.short} {name}".rstrip())
-    uses = tuple(sorted(set(references(body))))
-    return Resource(name=name, type=kind, version=version_of(body), body=body, uses=uses, message=message)
+    decode(kind.value, body, _where(kind, name))
+    shape = whole(kind, body)
+    uses = tuple((word, actual(used, ())) for word, used in shape.uses)
+    return Resource(name=name, version=version_of(body), shape=shape, values=(), uses=uses)
 
 
-def name_of(kind: ResourceType, body: dict[str, Any]) -> str:
-    """The name by which other resources refer to this one; a bootstrap goes by its node's id."""
-    if kind is ResourceType.BOOTSTRAP:
-        return str(body.get("node", {}).get("id", ""))
-    return str(body.get("cluster_name" if kind is ResourceType.ENDPOINTS else "name", ""))
+def fill(shape: Shape, values: tuple[Scalar, ...]) -> Resource | None:
+    """The resource of this shape with these values, as `make_resource` would make it; None when a value is wrong."""
+    if not shape.takes(values):
+        return None
+    uses = tuple(sorted({(kind, actual(name, values)) for kind, name in shape.uses}))
+    version = version_of_text(shape.canonical(values).fill(encoded(values)))
+    return Resource(name=actual(shape.name, values), version=version, shape=shape, values=values, uses=uses)
 
 
-def version_of(value: object) -> str:
-    """Hash a JSON value."""
-    return hashlib.sha256(canonical_json(value)).hexdigest()[:VERSION_HEX_DIGITS]
-
-
-def canonical_json(value: object) -> bytes:
-    """Write JSON in the one form that has: keys sorted, no spaces, ASCII."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+def _where(kind: ResourceType, name: str) -> str:
+    return f"{kind.short} {name}".rstrip()

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from generator.resources.resource import Resource, WorkloadResources
+from generator.resources.uses import route_named, secret_named
 
 
 def twin(workload: WorkloadResources, secrets: tuple[Resource, ...] | None = None) -> dict[str, Any]:
@@ -32,9 +33,11 @@ def twin(workload: WorkloadResources, secrets: tuple[Resource, ...] | None = Non
 def inlined(value: Any, routes: Mapping[str, dict[str, Any]]) -> Any:
     """Copy JSON with route configurations in place of references, and secrets by their name alone."""
     if isinstance(value, dict):
-        copied = {key: inlined(item, routes) for key, item in value.items() if key not in {"rds", "sds_config"}}
-        if "rds" in value:
-            copied["route_config"] = routes[value["rds"]["route_config_name"]]
+        route, is_secret = route_named(value), secret_named(value) is not None
+        left_out = {"rds"} if route is not None else {"sds_config"} if is_secret else ()
+        copied = {key: inlined(item, routes) for key, item in value.items() if key not in left_out}
+        if route is not None:
+            copied["route_config"] = routes[route]
         return copied
     return [inlined(item, routes) for item in value] if isinstance(value, list) else value
 

@@ -9,38 +9,75 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from generator.outputs.files.layout import BOOTSTRAP, contents, discovery_bytes
 from generator.render.names import XDS_FOLDERS, workload_file
 from generator.resources import ResourceSet, WorkloadResources
+from generator.resources.memo import Memo
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
+WORKLOADS_MAX = 20_000
+"""Workloads whose files are known, so that they need not be read when nothing changed."""
+
+Seal = tuple[tuple[int, int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What was written for a workload, and how its files and folders looked then."""
+
+    workload: WorkloadResources
+    paths: tuple[str, ...]
+    seal: Seal
+
+
+_published: Memo[tuple[str, str], Published] = Memo(WORKLOADS_MAX)
 
 
 def publish(resources: ResourceSet, directory: Path) -> tuple[Path, ...]:
     """Bring the files below `directory` in line with the resources.
 
     Only files whose content changes are written, each in one step; files and workloads that are no more are removed.
+    Files are not even read where neither they nor the workload changed since this process wrote them.
     Returns the paths that changed, removed ones included. Raises OSError and ResourceError.
     """
     changed: list[Path] = []
     _folder(directory)
     for workload in resources.workloads:
-        changed += _publish_workload(workload, directory)
+        key = (str(directory), workload.name)
+        known = _published.get(key)
+        if known is None or known.workload is not workload or known.seal != _seal(known.paths):
+            wanted = {directory / path: content for path, content in contents(workload).items()}
+            changed += _publish_workload(workload, wanted, directory)
+            paths = tuple(str(path) for path in (*_folders(workload, directory), *wanted))
+            _published.put(key, Published(workload=workload, paths=paths, seal=_seal(paths)))
     present = {workload.name for workload in resources.workloads}
-    for folder in sorted(directory.iterdir()):
-        if folder.name not in present and (folder / BOOTSTRAP).is_file():
-            shutil.rmtree(folder)
-            changed.append(folder)
+    for name in sorted(os.listdir(directory)):  # noqa: PTH208  # a Path for each of ten thousand is a tenth of a second
+        if name not in present and (directory / name / BOOTSTRAP).is_file():
+            shutil.rmtree(directory / name)
+            changed.append(directory / name)
     return tuple(changed)
 
 
-def _publish_workload(workload: WorkloadResources, directory: Path) -> Iterator[Path]:
-    wanted = {directory / path: content for path, content in contents(workload).items()}
-    for folder in (directory / workload.name, *(directory / workload.name / name for name in XDS_FOLDERS.values())):
+def _seal(paths: Iterable[str]) -> Seal:
+    """Whatever writes, moves or removes a file or an entry of a folder changes this. Empty when one is missing."""
+    try:
+        found = [os.stat(path) for path in paths]  # noqa: PTH116  # the same
+    except OSError:
+        return ()
+    return tuple((status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns) for status in found)
+
+
+def _folders(workload: WorkloadResources, directory: Path) -> tuple[Path, ...]:
+    return (directory / workload.name, *(directory / workload.name / name for name in XDS_FOLDERS.values()))
+
+
+def _publish_workload(workload: WorkloadResources, wanted: dict[Path, bytes], directory: Path) -> Iterator[Path]:
+    for folder in _folders(workload, directory):
         _folder(folder)
     clusters = workload_file(directory, workload.name, "clusters")
     interim = _with_old_clusters(clusters, workload)

@@ -42,6 +42,11 @@ HOSTILE = [
     "' or \\\" or \\",
     "%REQ(authorization)%",
     "<<: *x",
+    "\ue000",
+    "\ue0000\ue000",
+    '"\ue0001\ue000"',
+    "rds",
+    "@type",
     "?",
 ]
 
