@@ -282,7 +282,7 @@ async def _allocated_mib(size: int, calls: int) -> float:
     with tempfile.TemporaryDirectory(prefix="nmb-") as name, ExitStack() as stack:
         folder = Path(name)
         mesh, placement = _large(folder, size, calls)
-        workload = sidecar(mesh, placement, placement.of_service("s0")[0])
+        workload = sidecar(mesh, placement, placement.of_service("s0")[0], zone=None)
         path = folder / "envoy.json"
         # Every file that an Envoy follows takes one of the user's inotify instances: a thousand would be too many here.
         path.write_text(json.dumps(twin(workload)))
