@@ -106,9 +106,12 @@ def _copy_misfit(path: str, method: Method, layer: Layer) -> Misfit | None:
         return Misfit(
             code="NM507", message=f"{name} is never {doing}", cause=STREAM_OF_REQUESTS, fix=f"remove `{path}`"
         )
-    if path == "hedging" and method.streaming is StreamingKind.SERVER:
+    if method.streaming is StreamingKind.SERVER:
         cause = "it streams: its answer begins and does not end, and the slower copy cannot be told from the faster"
-        return Misfit(code="NM503", message="hedging of a stream", cause=cause, fix="remove `hedging`")
+        if path == "routing.mirror":
+            cause = "it streams: when the caller leaves nobody ends the copy, which holds its place at the version"
+        message = "hedging of a stream" if path == "hedging" else "a mirrored stream"
+        return Misfit(code="NM503", message=message, cause=cause, fix=f"remove `{path}`")
     if is_deliberate(layer, path) or defaults.may_run_beside(method):
         return None
     level = "is unset" if method.idempotency is Idempotency.UNKNOWN else f"is {method.idempotency.value}"

@@ -141,7 +141,7 @@ class Hedging(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cookie(Record):
-    """A cookie that the sidecar sets when a call brings none."""
+    """A cookie that Envoy sets when a call brings none."""
 
     name: Located[str] | None = key(HEADER, "The cookie's name.", required=True, example="shard")
     ttl: Located[int] | None = key(LONG, "How long it is good.", default="1h")
@@ -151,11 +151,14 @@ class Cookie(Record):
 class HashOn(Record):
     """What consistent hashing looks at: exactly one of these."""
 
-    header: Located[str] | None = key(HEADER, "A header of the call.")
+    header: Located[str] | None = key(HEADER, "A header of the call; without it any replica takes the call.")
     field: Located[str] | None = key(
         FIELD, "A scalar field of the request, which the sidecar reads by the protobuf; unary and server streaming."
     )
-    cookie: Cookie | None = key(RecordOf(record=Cookie, word="`{name: shard, ttl: 1h}`"), "A cookie.")
+    cookie: Cookie | None = key(
+        RecordOf(record=Cookie, word="`{name: shard, ttl: 1h}`"),
+        "A cookie; the gateway makes one for a connection that brings none.",
+    )
     source: Located[str] | None = key(
         Choice(options=("address",)), "`address`: where the call comes from (of the gateway: the client's address)."
     )
@@ -167,7 +170,8 @@ class LoadBalancing(Record):
 
     policy: Located[str] | None = key(
         Choice(options=BALANCERS),
-        "`least_request`: of two at random the one with fewer running calls. `ring_hash` and `maglev` need `hash_on`. "
+        "`least_request`: of two at random the one with fewer running calls. `ring_hash` and `maglev` need `hash_on`; when "
+        "a replica goes, `maglev` moves hardly a call but its own, `ring_hash` up to a sixth of the others. "
         "`weighted_round_robin` follows the load that replicas report (ORCA).",
         default="least_request",
     )
@@ -359,7 +363,7 @@ class Faults(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mirror(Record):
-    """A copy of a call for a version; its answer is thrown away. Only for methods without side effects."""
+    """A copy of a unary call for a version; its answer is thrown away. Only for methods without side effects."""
 
     to: Located[str] | None = key(NAME, "The version of the service.", required=True, example="orders-next")
     percent: Located[int] | None = key(SHARE, "Of the calls.", default="100")
@@ -442,6 +446,6 @@ class Routing(Record):
     )
     mirror: Mirror | None = key(
         RecordOf(record=Mirror, word="`{to: orders-next, percent: 10}`"),
-        "Send a copy of calls to a version and throw its answer away; only methods without side effects.",
+        "Send a copy of calls to a version and throw its answer away; only unary methods without side effects.",
         default="off",
     )

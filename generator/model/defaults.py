@@ -137,9 +137,8 @@ def may_run_twice(method: Method) -> bool:
 
 
 def may_run_beside(method: Method) -> bool:
-    """Whether copies of it may run at the same time, and elsewhere."""
-    is_single = method.streaming in {StreamingKind.UNARY, StreamingKind.SERVER}
-    return is_single and method.idempotency is Idempotency.NO_SIDE_EFFECTS
+    """Whether copies of it may run at the same time, and elsewhere. A stream's copy would outlive whoever made it."""
+    return method.streaming is StreamingKind.UNARY and method.idempotency is Idempotency.NO_SIDE_EFFECTS
 
 
 def retry_attempts_max(replica_count: int) -> Decided[int]:

@@ -179,8 +179,7 @@ class Policies:
         return replace(policy, conditions=conditions, attempts_max=limit, per_try_ms=shortest)
 
     def _hedging(self, subject: str, method: Method, layer: Layer) -> Hedging | None:
-        is_unary = method.streaming is StreamingKind.UNARY
-        if "hedging.delay" not in layer or not is_unary or not _may_copy(method, layer, "hedging"):
+        if "hedging.delay" not in layer or not _may_copy(method, layer, "hedging"):
             return None
         attempts = Decided(value=defaults.HEDGING_ATTEMPTS, reason="one more than the call itself")
         written = layer["hedging.delay"]
@@ -292,8 +291,8 @@ class Policies:
 
 
 def _may_copy(method: Method, layer: Layer, path: str) -> bool:
-    is_single = method.streaming in {StreamingKind.UNARY, StreamingKind.SERVER}
-    return defaults.may_run_beside(method) or (is_single and is_deliberate(layer, path))
+    is_unary = method.streaming is StreamingKind.UNARY
+    return defaults.may_run_beside(method) or (is_unary and is_deliberate(layer, path))
 
 
 def pairs(entries: tuple[Entry[Located[str]], ...]) -> tuple[tuple[str, str], ...]:
