@@ -130,9 +130,12 @@ class _TrafficCheck:
             return
         names: list[Located[str]] = [entry.key for entry in (*changes.set, *changes.add)]
         for name in (*names, *changes.remove):
-            if name.value.startswith(RESERVED_PREFIXES) or name.value in RESERVED_HEADERS:
-                cause = "gRPC, Envoy or the mesh itself writes it; changed, calls break or identities are forged"
-                self._report("NM513", name.position, f"{quoted(name.value)} is reserved", cause, "use another header")
+            self._header(name)
+
+    def _header(self, name: Located[str]) -> None:
+        if name.value.startswith(RESERVED_PREFIXES) or name.value in RESERVED_HEADERS:
+            cause = "gRPC, Envoy or the mesh itself writes it; changed, calls break or identities are forged"
+            self._report("NM513", name.position, f"{quoted(name.value)} is reserved", cause, "use another header")
 
     def _balancing(self, balancing: LoadBalancing | None) -> None:
         if balancing is None:
@@ -176,6 +179,8 @@ class _TrafficCheck:
         if (session.header is None) == (session.cookie is None) and not session.broken:
             cause = "a session is known by a header or by a cookie, by exactly one of them"
             self._report("NM509", session.position, "a session needs one mark", cause, "write `header` or `cookie`")
+        if session.header is not None:
+            self._header(session.header)
 
     def _routing(self, owner: str, routing: Routing) -> None:
         names = [entry.key for entry in routing.split]

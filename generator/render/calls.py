@@ -18,8 +18,11 @@ from generator.model import (
     Mesh,
     Method,
     MethodPolicy,
+    Placement,
     RateLimit,
     Routing,
+    Service,
+    Session,
     StreamingKind,
 )
 from generator.model.mesh import GATEWAY
@@ -31,6 +34,7 @@ from generator.render.names import (
     external_name,
 )
 from generator.render.retries import retry_of
+from generator.render.sessions import session_pattern
 from generator.render.views import (
     ArrivingCall,
     CallerView,
@@ -58,10 +62,12 @@ RESOURCE_EXHAUSTED = 8
 HTTPS_PORT = 443
 
 
-def outgoing_calls(mesh: Mesh, edges: Iterable[Edge], public: Iterable[Method] = ()) -> tuple[CallView, ...]:
+def outgoing_calls(
+    mesh: Mesh, placement: Placement, edges: Iterable[Edge], public: Iterable[Method] = ()
+) -> tuple[CallView, ...]:
     """Every method of these edges as a route, sorted by path."""
     free = {method.path for method in public}
-    calls = (_call(mesh, edge, policy, free) for edge in edges for policy in edge.methods)
+    calls = (_call(mesh, placement, edge, policy, free) for edge in edges for policy in edge.methods)
     return tuple(sorted(calls, key=lambda call: call.path))
 
 
@@ -177,7 +183,7 @@ def limits_of(policy: MethodPolicy) -> Limits:
     return Limits(duration_ms=policy.duration_ms_max, idle_ms=policy.idle_timeout_ms or 0)
 
 
-def _call(mesh: Mesh, edge: Edge, policy: MethodPolicy, public: set[str]) -> CallView:
+def _call(mesh: Mesh, placement: Placement, edge: Edge, policy: MethodPolicy, public: set[str]) -> CallView:
     method, routing = policy.method, policy.routing
     callee = mesh.service(edge.callee)
     mirror = None
@@ -185,7 +191,7 @@ def _call(mesh: Mesh, edge: Edge, policy: MethodPolicy, public: set[str]) -> Cal
         mirror = MirrorView(cluster=cluster_name(routing.mirror_to), percent=routing.mirror_percent)
     return CallView(
         path=method.path,
-        targets=_targets(edge.callee, method, routing),
+        targets=_targets(placement, callee, method, routing),
         authority=authority(edge.callee, mesh.trust_domain),
         limits=limits_of(policy),
         grpc_timeout=_grpc_timeout(policy.deadline_ms),
@@ -203,7 +209,7 @@ def _call(mesh: Mesh, edge: Edge, policy: MethodPolicy, public: set[str]) -> Cal
         mirror=mirror,
         faults=policy.faults,
         session=callee.traffic.session,
-        hash_on=_hash_on(policy.hash_on),
+        hash_on=_hash_on(policy.hash_on, edge.caller),
         request_headers=headers_view(policy.request_headers),
         response_headers=headers_view(policy.response_headers),
     )
@@ -213,7 +219,7 @@ def _external_call(mesh: Mesh, edge: Edge, policy: MethodPolicy) -> CallView:
     external, method = mesh.external(edge.callee), policy.method
     host = external.tls.server_name if external.tls is not None else external.host
     cluster = external_name(external.name)
-    target = TargetView(name=method.path, headers=(), clusters=(WeightView(cluster=cluster, weight=1),))
+    target = TargetView(name=method.path, clusters=(WeightView(cluster=cluster, weight=1),))
     return CallView(
         path=method.path,
         targets=(target,),
@@ -239,7 +245,8 @@ def _may_repeat(method: Method) -> bool:
     return method.streaming in {StreamingKind.UNARY, StreamingKind.SERVER}
 
 
-def _targets(callee: str, method: Method, routing: Routing) -> tuple[TargetView, ...]:
+def _targets(placement: Placement, callee: Service, method: Method, routing: Routing) -> tuple[TargetView, ...]:
+    """Routes in the order in which they are tried: what a header asks for, then a session, then the split."""
     matched = tuple(
         TargetView(
             name=f"{method.path} to {match.to} ({number})",
@@ -248,12 +255,39 @@ def _targets(callee: str, method: Method, routing: Routing) -> tuple[TargetView,
         )
         for number, match in enumerate(routing.matches)
     )
-    split = routing.split or ((callee, 1),)
-    clusters = tuple(WeightView(cluster=cluster_name(name), weight=weight) for name, weight in split)
-    return (*matched, TargetView(name=method.path, headers=(), clusters=clusters))
+    split = routing.split or ((callee.name, 1),)
+    if len(split) == 1:
+        clusters = (WeightView(cluster=cluster_name(split[0][0]), weight=1),)
+        return (*matched, TargetView(name=method.path, clusters=clusters))
+    return (*matched, *_split(placement, callee.traffic.session, method, split))
 
 
-def _hash_on(hash_on: HashOn | None) -> HashView | None:
+def _split(
+    placement: Placement, session: Session | None, method: Method, split: tuple[tuple[str, int], ...]
+) -> tuple[TargetView, ...]:
+    """A version of which no replica is in rotation has no share: its calls go to the others."""
+    running = {
+        name: tuple(replica.inbound for replica in placement.of_service(name) if replica.in_rotation)
+        for name, _ in split
+    }
+    is_up = any(running.values())
+    clusters = tuple(
+        WeightView(cluster=cluster_name(name), weight=weight if running[name] or not is_up else 0)
+        for name, weight in split
+    )
+    sessions = tuple(
+        TargetView(
+            name=f"{method.path} in a session of {name}",
+            session=session_pattern(session, addresses),
+            clusters=(WeightView(cluster=cluster_name(name), weight=1),),
+        )
+        for name, addresses in running.items()
+        if session is not None and addresses
+    )
+    return (*sessions, TargetView(name=method.path, clusters=clusters))
+
+
+def _hash_on(hash_on: HashOn | None, caller: str) -> HashView | None:
     if hash_on is None:
         return None
     match hash_on.kind:
@@ -262,7 +296,9 @@ def _hash_on(hash_on: HashOn | None) -> HashView | None:
         case HashKind.FIELD:
             return HashView(header=HASH_HEADER, field=hash_on.name)
         case HashKind.COOKIE:
-            return HashView(cookie=hash_on.name, ttl_ms=hash_on.ttl_ms)
+            # Envoy makes a cookie of the client's address. All calls of an application have the same one, and would all go to
+            # one replica.
+            return HashView(cookie=hash_on.name, ttl_ms=hash_on.ttl_ms if caller == GATEWAY else None)
         case HashKind.SOURCE:
             return HashView(source=True)
 

@@ -200,8 +200,9 @@ def egress_listener(scene: Scene, service: Service, replica: ReplicaPlacement) -
 
 
 def _outgoing(scene: Scene, service: Service) -> tuple[CallView, ...]:
-    calls = (*outgoing_calls(scene.mesh, service.calls), *external_calls(scene.mesh, service.external_calls))
-    return tuple(sorted(calls, key=lambda call: call.path))
+    calls = outgoing_calls(scene.mesh, scene.placement, service.calls)
+    outside = external_calls(scene.mesh, service.external_calls)
+    return tuple(sorted((*calls, *outside), key=lambda call: call.path))
 
 
 def _egress_route(scene: Scene, service: Service) -> dict[str, Any]:

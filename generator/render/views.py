@@ -71,14 +71,24 @@ class RetryView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PatternMatch:
+    """A header whose whole value fits a regular expression."""
+
+    name: str
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TargetView:
     """Where calls of one method go: one cluster, or several with weights."""
 
     name: str
     """Of the route."""
-    headers: tuple[HeaderMatch, ...]
-    """What a call must bring besides its path."""
     clusters: tuple[WeightView, ...]
+    headers: tuple[HeaderMatch, ...] = ()
+    """What a call must bring besides its path."""
+    session: PatternMatch | None = None
+    """Only calls of sessions that began here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +143,8 @@ class HashView:
 
     header: str | None = None
     cookie: str | None = None
-    ttl_ms: int = 0
+    ttl_ms: int | None = None
+    """Of the cookie that Envoy makes when a call brings none; None: it makes none."""
     field: str | None = None
     source: bool = False
 

@@ -66,6 +66,23 @@ def test_traffic_of_methods_must_fit(check: Checker, traffic: str, code: str) ->
     assert [finding.code for finding in analysis.findings] == [code]
 
 
+def test_a_stream_is_not_mirrored(check: Checker) -> None:
+    """Nobody would end the copy when the caller leaves."""
+    mirror = "traffic: {methods: {OrderService/WatchOrders: {routing: {mirror: {to: next}}}}}"
+    orders = f"    run: python -m orders\n    {mirror}\n"
+    analysis = check(
+        ("    run: python -m orders\n", orders), ("services:\n", "services:\n  next: {run: x, version_of: orders}\n")
+    )
+    assert [finding.code for finding in analysis.findings] == ["NM503"]
+    assert "nobody ends the copy" in analysis.findings[0].cause
+
+
+def test_a_session_needs_a_header_that_is_free(check: Checker) -> None:
+    traffic = "    traffic: {session_persistence: {header: x-nipmesh-role}}\n"
+    analysis = check(("    run: python -m orders\n", f"    run: python -m orders\n{traffic}"))
+    assert [finding.code for finding in analysis.findings] == ["NM513"]
+
+
 def test_an_application_with_a_port_is_a_warning_that_says_what_it_costs(one: One) -> None:
     finding = one(STOCK, STOCK + "    listen: 127.0.0.1:9000\n")
     assert (finding.code, finding.severity, finding.line) == ("NM313", Severity.WARNING, 12)
