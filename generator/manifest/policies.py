@@ -153,7 +153,9 @@ class HashOn(Record):
 
     header: Located[str] | None = key(HEADER, "A header of the call; without it any replica takes the call.")
     field: Located[str] | None = key(
-        FIELD, "A scalar field of the request, which the sidecar reads by the protobuf; unary and server streaming."
+        FIELD,
+        "A scalar field of the request, which the sidecar reads by the protobuf; unary and server streaming. Requests that "
+        "a client has compressed are refused: the sidecar cannot read them.",
     )
     cookie: Cookie | None = key(
         RecordOf(record=Cookie, word="`{name: shard, ttl: 1h}`"),

@@ -337,6 +337,10 @@ class Envoys:
         if workload == "gateway":
             assert self.placement.gateway is not None
             target = f"127.0.0.1:{self.placement.gateway.listen.port}"
+        return self.target(target)
+
+    def target(self, target: str) -> grpc.aio.Channel:
+        """A channel that shares no connection with another one."""
         return grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
 
     def inbound(self, workload: str) -> SocketAddress:
