@@ -14,7 +14,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from support.changing import SAY, WATCH, ChangingEnvoys, assert_shares, manifest, owned, tally, text, where
+from support.changing import NEVER, SAY, ChangingEnvoys, assert_shares, first, manifest, owned, tally, text, where
 from support.envoys import call
 
 pytestmark = [pytest.mark.mesh, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -23,7 +23,6 @@ KEYS = tuple(f"user-{number}" for number in range(120))
 MOVED_MAX = {"ring_hash": 0.4, "maglev": 0.15}
 """Share of the calls of living replicas that another one's death may move. A ring gives each replica more room when there are
 fewer, about a sixth of the calls here; a table of maglev's 65537 places hardly changes."""
-NEVER = {"consecutive_errors": 1_000_000, "consecutive_gateway_errors": 1_000_000}
 
 
 def hashed(policy: str = "maglev", **load_balancing: Any) -> str:
@@ -117,16 +116,9 @@ async def test_calls_about_one_thing_stay_together(envoys: ChangingEnvoys, calle
         assert set(found.values()) == set(REPLICAS)
         for key, place in found.items():
             assert await where(channel, "EchoService/Once", request=owned(key), metadata=forged) == place
-            assert await first_of_stream(channel, owned(key)) == place
+            assert await first(channel, owned(key)) == place
     headers = {name for each in envoys.applications.values() for _, seen in each.seen for name in seen}
     assert not [name for name in headers if name.startswith("x-nipmesh-")]
-
-
-async def first_of_stream(channel: grpc.aio.Channel, request: bytes) -> str:
-    stream = channel.unary_stream(WATCH)(request, timeout=10)
-    message = await stream.read()
-    stream.cancel()
-    return bytes(message)[2:].decode()
 
 
 async def test_a_number_is_a_thing_too(envoys: ChangingEnvoys) -> None:

@@ -17,6 +17,8 @@ from support.envoys import Envoys, Handler, call
 
 SIGMAS = 4.5
 """A right share is outside of this once in 150,000 times."""
+NEVER = {"consecutive_errors": 1_000_000, "consecutive_gateway_errors": 1_000_000}
+"""Outlier detection that ejects nobody."""
 SAY, ONCE, WATCH = (f"/echo.v1.EchoService/{name}" for name in ("Say", "Once", "Watch"))
 PROTO = """
 syntax = "proto3";
@@ -101,7 +103,11 @@ class ChangingEnvoys(Envoys):
         for workload in workloads:
             await self.applications[workload].start()
         for name in self.processes:
-            await self.until(lambda name=name: self.healthy(name), f"{workloads} are not back", 20)
+            await self.until(
+                lambda name=name: not any(self.is_out(name, workload) for workload in workloads),
+                f"{name} does not see {workloads} back",
+                20,
+            )
 
     async def stop_applications(self, *workloads: str, caller: str) -> None:
         """Stop applications; returns when the sidecar of this caller knows that they are not healthy."""
@@ -145,6 +151,14 @@ def owned(value: str) -> bytes:
 async def where(channel: grpc.aio.Channel, method: str = "EchoService/Say", **options: Any) -> str:
     """Which replica answers a call."""
     return (await call(channel, method, **options))[2:].decode()
+
+
+async def first(channel: grpc.aio.Channel, request: bytes = b"", **options: Any) -> str:
+    """Which replica begins a stream; it is ended then."""
+    stream = channel.unary_stream(WATCH)(request, timeout=10, **options)
+    message = bytes(await stream.read())
+    stream.cancel()
+    return message[2:].decode()
 
 
 async def tally(channel: grpc.aio.Channel, calls: int, *, callers: int = 16, **options: Any) -> Counter[str]:
