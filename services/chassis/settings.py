@@ -34,6 +34,9 @@ class ChassisSettings(BaseSettings):
 
     mesh: str = Field(default="nip", description="Name of the mesh.")
     service: str = Field(default="", description="Name of this service in the manifest, for example payment.")
+    version: str = Field(
+        default="", description="Name of this version of the service in the manifest; empty: the service itself."
+    )
     replica: int = Field(default=0, ge=0, le=9_999, description="Number of this replica, from 0.")
     trust_domain: str = Field(default="nip.mesh", description="SPIFFE trust domain of the mesh.")
     listen: str = Field(

@@ -26,7 +26,7 @@ def make_tracer_provider(settings: ChassisSettings) -> TracerProvider:
             {
                 "service.name": os.environ.get("OTEL_SERVICE_NAME") or settings.service or "nipmesh",
                 "service.namespace": settings.mesh,
-                "service.instance.id": f"{settings.service}-{settings.replica}",
+                "service.instance.id": f"{settings.version or settings.service}-{settings.replica}",
             }
         ),
         shutdown_on_exit=False,

@@ -20,7 +20,7 @@ import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-ME = f"{os.environ['NIPMESH_SERVICE']}-{os.environ['NIPMESH_REPLICA']}"
+ME = f"{os.environ['NIPMESH_VERSION']}-{os.environ['NIPMESH_REPLICA']}"
 SERVICES = {"echo": "echo.v1.EchoService", "front": "front.v1.FrontService"}
 NAME = SERVICES.get(os.environ["NIPMESH_SERVICE"], "echo.v1.EchoService")
 DRAINING = asyncio.Event()

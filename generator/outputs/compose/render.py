@@ -64,7 +64,7 @@ def _application(mesh: Mesh, service: Service, index: int) -> dict[str, Any]:
         "depends_on": {f"{name}-sidecar": {"condition": "service_started"}},
         # A Unix socket is all the network that it needs; one on loopback shares its sidecar's.
         "network_mode": "none" if service.listen_port is None else f"service:{name}-sidecar",
-        "volumes": [f"{name}-sockets:{SOCKETS}", f"{service.name}-data:/var/lib/nipmesh"],
+        "volumes": [f"{name}-sockets:{SOCKETS}", f"{service.role}-data:/var/lib/nipmesh"],
         "stop_grace_period": DRAIN_GRACE,
         "restart": "unless-stopped",
     }
@@ -82,6 +82,7 @@ def _environment(mesh: Mesh, service: Service, index: int) -> dict[str, str]:
     own = {
         "NIPMESH_MESH": mesh.name,
         "NIPMESH_SERVICE": service.role,
+        "NIPMESH_VERSION": service.name,
         "NIPMESH_REPLICA": str(index),
         "NIPMESH_TRUST_DOMAIN": mesh.trust_domain,
         "NIPMESH_LISTEN": listens,
@@ -143,7 +144,7 @@ def _gateway(gateway: Gateway) -> dict[str, Any]:
 
 def _volumes(mesh: Mesh) -> list[str]:
     names = [f"{service.name}-{index}-sockets" for service in mesh.services for index in range(service.replicas)]
-    names += [f"{service.name}-data" for service in mesh.services]
+    names += [f"{service.name}-data" for service in mesh.services if service.version_of is None]
     return [*names, f"{GATEWAY}-sockets"] if mesh.gateway is not None else names
 
 

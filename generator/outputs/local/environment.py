@@ -100,6 +100,7 @@ def _identity(mesh: Mesh, service: Service, replica: ReplicaPlacement) -> dict[s
     return {
         "NIPMESH_MESH": mesh.name,
         "NIPMESH_SERVICE": service.role,
+        "NIPMESH_VERSION": service.name,
         "NIPMESH_REPLICA": str(replica.index),
         "NIPMESH_TRUST_DOMAIN": mesh.trust_domain,
         "NIPMESH_AUTHORITY": mesh.name,

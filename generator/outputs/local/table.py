@@ -47,7 +47,7 @@ def status_table(document: dict[str, Any], *, hint: str = "") -> Table:
     parts = (f"{document['mesh']}: {document['state']}", f"gateway {gateway['url']}" if gateway else "", hint)
     table = Table(title=" · ".join(part for part in parts if part), title_justify="left", expand=False)
     for column in ("workload", "app", "pid", "sidecar", "pid", "traffic", "restarts", "certificate"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "workload")  # other columns make room for a name
     for service in document["services"].values():
         for replica in service["replicas"]:
             table.add_row(*_row(replica["name"], replica, is_in=replica["in_rotation"]))

@@ -43,6 +43,14 @@ def environment_of(tmp_path: Path, mesh: Mesh, service: Service, outer: dict[str
     return application_environment(around, service, replica, secrets)
 
 
+def test_a_version_shares_its_services_data_and_knows_its_own_name(
+    tmp_path: Path, mesh: Mesh, echo_service: Service
+) -> None:
+    environment = environment_of(tmp_path, mesh, replace(echo_service, name="echo-next", version_of="echo"))
+    assert (environment["NIPMESH_SERVICE"], environment["NIPMESH_VERSION"]) == ("echo", "echo-next")
+    assert environment["NIPMESH_DATA_DIRECTORY"].endswith("/data/echo")
+
+
 def test_an_application_is_told_everything_that_it_needs(tmp_path: Path, mesh: Mesh, echo_service: Service) -> None:
     environment = environment_of(tmp_path, mesh, echo_service)
     sockets, state = tmp_path / "s" / "echo-1", tmp_path / ".nipmesh"
@@ -52,6 +60,7 @@ def test_an_application_is_told_everything_that_it_needs(tmp_path: Path, mesh: M
         "KEY_FILE": f"{state}/secrets/echo/KEY_FILE",
         "NIPMESH_MESH": "test",
         "NIPMESH_SERVICE": "echo",
+        "NIPMESH_VERSION": "echo",
         "NIPMESH_REPLICA": "1",
         "NIPMESH_TRUST_DOMAIN": "test.mesh",
         "NIPMESH_LISTEN": f"unix:{sockets}/app.sock",

@@ -52,6 +52,17 @@ def test_regression_an_application_with_tcp_only_finds_its_port() -> None:
     assert "PORT" not in services["tariff-0"]["environment"]
 
 
+def test_a_version_shares_its_services_data_and_knows_its_own_name() -> None:
+    mesh = repository_mesh()
+    version = replace(mesh.service("payment"), name="payment-next", version_of="payment")
+    document = yaml.safe_load(render_compose(replace(mesh, services=(*mesh.services, version))))
+    application = document["services"]["payment-next-0"]
+    assert "payment-data:/var/lib/nipmesh" in application["volumes"]
+    assert "payment-next-data" not in document["volumes"]
+    names = (application["environment"]["NIPMESH_SERVICE"], application["environment"]["NIPMESH_VERSION"])
+    assert names == ("payment", "payment-next")
+
+
 def test_a_dollar_of_the_manifest_is_no_variable() -> None:
     mesh = repository_mesh()
     changed = replace(mesh.services[0], command=("sh", "-c", "echo $HOME"), environment=(("PRICE", "5$"),))
