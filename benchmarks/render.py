@@ -10,6 +10,9 @@ The workload, of so many services with so many replicas each (`benchmarks/large.
 - `varied`: the same of a mesh in which hardly two services have the same methods, callers and callees.
 - `whole`: everything that every sidecar is told, and all files of it written, as `nipmesh render` does it; `rotate` is one
   replica that leaves rotation.
+
+`..._s` is wall time, `..._cpu_s` processor time of the process alone: on a machine that does other things the second is
+what can be compared.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from generator.render import render
 from generator.render.scope import Scope, Surroundings
 from generator.render.sidecar import egress_listener, egress_routes, inbound_listener
 from generator.render.workload import Scene, endpoint_sets, service_clusters
-from generator.resources import Resource, ResourceSet
+from generator.resources import Resource
 from generator.resources.memo import collector_paused
 from generator.resources.references import every
 
@@ -53,10 +56,10 @@ def measure(services: int = 100, replicas: int = 10, runs: int = 5) -> Figures:
     }
     with tempfile.TemporaryDirectory() as name:
         manifest = write_uniform_mesh(Path(name), services, replicas)
-        loaded_s, mesh = timed(lambda: load(manifest))
-        rendered_s, _ = timed(lambda: render(mesh, default_placement(mesh, Path(name) / "out")))
-        figures["large_load_ms"] = loaded_s * 1e3
-        figures["large_render_ms"] = rendered_s * 1e3
+        timed: Figures = {}
+        mesh = clock(timed, "load", lambda: load(manifest))
+        clock(timed, "render", lambda: render(mesh, default_placement(mesh, Path(name) / "out")))
+        figures |= {"large_load_ms": timed["load_s"] * 1e3, "large_render_ms": timed["render_s"] * 1e3}
         figures["large_check_without_envoy_ms"] = command_ms("-f", str(manifest), "check", "--no-envoy", runs=1)
     return figures
 
@@ -68,11 +71,12 @@ def load(manifest: Path) -> Mesh:
     return analysis.mesh
 
 
-def timed(work: Callable[[], T]) -> tuple[float, T]:
-    """Seconds of wall time, and what came out."""
-    start = time.perf_counter()
+def clock(figures: Figures, name: str, work: Callable[[], T]) -> T:
+    """Do the work; its wall time is the figure `<name>_s`, this process's processor time `<name>_cpu_s`."""
+    wall, cpu = time.perf_counter(), time.process_time()
     result = work()
-    return time.perf_counter() - start, result
+    figures[f"{name}_s"], figures[f"{name}_cpu_s"] = time.perf_counter() - wall, time.process_time() - cpu
+    return result
 
 
 class FiveEach:
@@ -88,7 +92,8 @@ class FiveEach:
             around = self._before = Surroundings.of(mesh, placement, self._before)
             for name in around.services:
                 scope = around.scope(name)
-                if name not in self._made or self._made[name][0] != scope:
+                known = self._made.get(name)
+                if known is None or (known[0] is not scope and known[0] != scope):
                     self._made[name] = (scope, _five(scope, around, name))
         found = {}
         for name, (_, resources) in self._made.items():
@@ -123,60 +128,55 @@ def _five(scope: Scope, around: Surroundings, name: str) -> tuple[Resource, ...]
 
 def measure_resources(folder: Path, services: int, replicas: int) -> Figures:
     """The part `resources`."""
-    load_s, mesh = timed(lambda: load(write_uniform_mesh(folder, services, replicas)))
+    figures: Figures = {}
+    manifest = write_uniform_mesh(folder, services, replicas)
+    mesh = clock(figures, "load", lambda: load(manifest))
     placement, five = default_placement(mesh, folder / "out"), FiveEach()
-    cold_s, before = timed(lambda: five.render(mesh, placement))
+    before = clock(figures, "cold", lambda: five.render(mesh, placement))
+    figures["peak_mib"] = peak_mib()
     changed = load(write_uniform_mesh(folder, services, replicas, changed=services // 2))
-    one_change_s, after = timed(lambda: five.render(changed, placement))
-    return {
-        "resources": len(before),
-        "load_s": load_s,
-        "cold_s": cold_s,
-        "one_change_s": one_change_s,
-        "one_change_resources": sum(after[key] != before[key] for key in after),
-        "peak_mib": peak_mib(),
-    }
+    after = clock(figures, "one_change", lambda: five.render(changed, placement))
+    figures["resources"] = len(before)
+    figures["one_change_resources"] = sum(after[key] != before[key] for key in after)
+    figures["one_change_peak_mib"] = peak_mib()
+    return figures
 
 
 def measure_varied(folder: Path, services: int, replicas: int) -> Figures:
     """The part `varied`."""
+    figures: Figures = {}
     mesh = load(write_varied_mesh(folder, services, replicas))
     placement = default_placement(mesh, folder / "out")
-    cold_s, made = timed(lambda: FiveEach().render(mesh, placement))
-    return {
-        "varied_resources": len(made),
-        "varied_shapes": len({each.shape for each in made.values()}),
-        "varied_cold_s": cold_s,
-        "varied_peak_mib": peak_mib(),
-    }
+    made = clock(figures, "varied_cold", lambda: FiveEach().render(mesh, placement))
+    figures["varied_peak_mib"] = peak_mib()
+    figures["varied_resources"] = len(made)
+    figures["varied_shapes"] = len({each.shape for each in made.values()})
+    return figures
 
 
 def measure_whole(folder: Path, services: int, replicas: int) -> Figures:
     """The part `whole`."""
+    figures: Figures = {}
     mesh, out = load(write_uniform_mesh(folder, services, replicas)), folder / "out"
     placement = default_placement(mesh, out)
-    figures: Figures = {}
-    figures["whole_cold_s"], resources = timed(lambda: render(mesh, placement))
+    resources = clock(figures, "whole_cold", lambda: render(mesh, placement))
     figures["whole_sidecars"] = len(resources.workloads)
     figures["whole_resources"] = sum(len(every(workload)) for workload in resources.workloads)
     figures["whole_peak_mib"] = peak_mib()
-    figures["whole_publish_s"], files = timed(lambda: publish(resources, out))
+    files = clock(figures, "whole_publish", lambda: publish(resources, out))
     figures["whole_files"] = len(files)
     changed = load(write_uniform_mesh(folder, services, replicas, changed=services // 2))
-    _change(figures, "one_change", changed, placement)
+    _change(figures, "whole_one_change", changed, placement)
     drained = replace(placement.replicas[0], in_rotation=False)
-    _change(figures, "rotate", changed, replace(placement, replicas=(drained, *placement.replicas[1:])))
+    _change(figures, "whole_rotate", changed, replace(placement, replicas=(drained, *placement.replicas[1:])))
     figures["whole_publish_peak_mib"] = peak_mib()
     return figures
 
 
 def _change(figures: Figures, name: str, mesh: Mesh, placement: Placement) -> None:
-    def rendered() -> ResourceSet:
-        return render(mesh, placement)
-
-    figures[f"whole_{name}_s"], resources = timed(rendered)
-    figures[f"whole_{name}_publish_s"], files = timed(lambda: publish(resources, placement.directory))
-    figures[f"whole_{name}_files"] = len(files)
+    resources = clock(figures, name, lambda: render(mesh, placement))
+    files = clock(figures, f"{name}_publish", lambda: publish(resources, placement.directory))
+    figures[f"{name}_files"] = len(files)
 
 
 def peak_mib() -> float:

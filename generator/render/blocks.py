@@ -58,7 +58,7 @@ class BlockReader:
 
     def _read(self, document: _Document, start: int, end: int) -> Any:
         line, indent = document.first(start, end)
-        if line.startswith("- ", indent):
+        if line[indent : indent + 2] in {"-", "- "}:
             return [self._item(document, *chunk) for chunk in document.chunks(start, end)]
         if ENTRY.match(line, indent):
             return self._mapping(document, start, end)
@@ -67,8 +67,7 @@ class BlockReader:
         return self._inline(line.strip(" "))
 
     def _item(self, document: _Document, start: int, end: int) -> Any:
-        document.strip_hyphen(start)
-        return self._block(document, start, end)
+        return self._block(document, document.strip_hyphen(start), end)
 
     def _mapping(self, document: _Document, start: int, end: int) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
@@ -115,11 +114,14 @@ class _Document:
         starts = [line for line in range(start, end) if self.indents[line] == indent]
         return zip(starts, [*starts[1:], end], strict=True)
 
-    def strip_hyphen(self, number: int) -> None:
-        """Put a space in the place of a list item's hyphen."""
+    def strip_hyphen(self, number: int) -> int:
+        """Put a space in the place of a list item's hyphen; the line in which the item begins."""
         line, indent = self.lines[number], self.indents[number]
-        rest = line[indent + 1 :].lstrip(" ")
-        if not line.startswith("- ", indent) or not rest or rest[0] == "#":
+        if line[indent : indent + 2] not in {"-", "- "}:
             raise UnusualError(line)
+        rest = line[indent + 1 :].lstrip(" ")
+        if not rest or rest[0] == "#":
+            return number + 1
         self.lines[number] = f"{line[:indent]} {line[indent + 1 :]}"
         self.indents[number] = len(line) - len(rest)
+        return number

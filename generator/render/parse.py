@@ -15,6 +15,8 @@ from generator.resources import OPEN, UnliftableError, open_key
 
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$")
 LITERALS = {"true": True, "false": False, "null": None, "": None}
+BEGIN: list[type] = [yaml.StreamStartEvent, yaml.DocumentStartEvent]
+END: list[type] = [yaml.DocumentEndEvent, yaml.StreamEndEvent]
 
 
 class TemplateError(Exception):
@@ -46,14 +48,16 @@ def _document(text: str, reader: _Reader) -> Any:
     loader = yaml.CSafeLoader(text)
     reader.next = loader.get_event
     try:
-        while (event := reader.next()) is not None:
-            if isinstance(event, yaml.DocumentStartEvent):
-                return reader.value(reader.next())
+        if [type(loader.get_event()) for _ in BEGIN] != BEGIN:
+            raise TemplateError(f"{reader.name}: no document")
+        value = reader.value(loader.get_event())
+        if [type(loader.get_event()) for _ in END] != END:
+            raise TemplateError(f"{reader.name}: more than one document")
     except yaml.YAMLError as error:
         raise TemplateError(f"{reader.name}: {error}") from error
     finally:
         loader.dispose()
-    raise TemplateError(f"{reader.name}: no document")
+    return value
 
 
 class _Reader:

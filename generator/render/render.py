@@ -117,7 +117,7 @@ class Renderer:
     def _service(self, mesh: Mesh, scope: Scope, service: str) -> Rendered:
         key = (mesh.name, str(scope.placement.directory), service)
         known = self._rendered.get(key)
-        if known is not None and known.scope == scope:
+        if known is not None and (known.scope is scope or known.scope == scope):
             return known
         return self._rendered.put(key, Rendered(scope=scope))
 

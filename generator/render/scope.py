@@ -1,18 +1,21 @@
-"""What one service's sidecars may know of the mesh and of the placement: the service, its callers and its callees.
+"""What one service's sidecars may know of mesh and placement: the service, and what concerns both it and its neighbours.
 
-Rendering sees nothing else, so the scope is all that its result depends on: the same scope gives the same sidecars. What
-sidecars shall depend on beyond it has to be let in here; what is the mesh's own (not a service's) is in every scope.
+Neighbours are its callers and its callees, with their versions. Rendering sees nothing else, so the scope is all that its
+result depends on: the same scope gives the same sidecars. What sidecars shall depend on beyond it has to be let in here;
+what is the mesh's own (not a service's) is in every scope.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from operator import is_ as is_same
 from typing import TypeVar
 
 from generator.model import Edge, Gateway, GatewayPlacement, Mesh, Placement, ReplicaPlacement, Service
 from generator.model.mesh import GATEWAY
 
 T = TypeVar("T")
+Inputs = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,9 @@ class Surroundings:
     replicas: dict[str, tuple[ReplicaPlacement, ...]]
     hidden: Gateway | None
     """The gateway for those that it does not call."""
+    scopes_before: dict[str, tuple[Inputs, Scope]]
+    """What earlier scopes were made of."""
+    scopes: dict[str, tuple[Inputs, Scope]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, mesh: Mesh, placement: Placement, before: Surroundings | None) -> Surroundings:
@@ -48,16 +54,33 @@ class Surroundings:
             services = {name: _kept(before.services.get(name), service) for name, service in services.items()}
             replicas = {name: _kept(before.replicas.get(name), placed) for name, placed in replicas.items()}
             bare, hidden = _kept(before.mesh, bare), _kept(before.hidden, hidden)
-        found = Placement(directory=placement.directory, replicas=(), gateway=None, jwks=None)
-        return cls(mesh=bare, placement=found, services=services, replicas=replicas, hidden=hidden)
+        return cls(
+            mesh=bare,
+            placement=Placement(directory=placement.directory, replicas=(), gateway=None, jwks=None),
+            services=services,
+            replicas=replicas,
+            hidden=hidden,
+            scopes_before={} if before is None else before.scopes,
+        )
 
     def scope(self, name: str) -> Scope:
         """The scope of one service."""
         service = self.services[name]
         callees = _reached(service.calls)
         known = {name, *callees, *(edge.caller for edge in service.callers if edge.caller != GATEWAY)}
+        replicas = tuple(self.replicas[callee] for callee in sorted(callees) if callee in self.replicas)
+        inputs = (self.mesh, self.placement.directory, *self._services(known), *replicas)
+        before = self.scopes_before.get(name)
+        if before is not None and len(before[0]) == len(inputs) and all(map(is_same, before[0], inputs)):
+            self.scopes[name] = before
+        else:
+            self.scopes[name] = (inputs, self._scope(service, known, callees))
+        return self.scopes[name][1]
+
+    def _scope(self, service: Service, known: set[str], callees: set[str]) -> Scope:
+        services = tuple(_as_seen_by(service.name, other) for other in self._services(known))
         return Scope(
-            mesh=replace(self.mesh, services=self._services(known), gateway=self._gateway(name)),
+            mesh=replace(self.mesh, services=services, gateway=self._gateway(service.name)),
             placement=replace(self.placement, replicas=self._replicas(callees)),
         )
 
@@ -85,6 +108,15 @@ class Surroundings:
 def _reached(edges: tuple[Edge, ...]) -> set[str]:
     """The callees with all their versions that calls may reach."""
     return {name for edge in edges for name in (edge.callee, *(found.service for found in edge.destinations))}
+
+
+def _as_seen_by(name: str, other: Service) -> Service:
+    """A neighbour, with the edges between both alone."""
+    if other.name == name:
+        return other
+    calls = tuple(edge for edge in other.calls if edge.callee == name)
+    callers = tuple(edge for edge in other.callers if edge.caller == name)
+    return replace(other, calls=calls, callers=callers, external_calls=(), external_connections=())
 
 
 def _kept(old: T | None, new: T) -> T:

@@ -36,15 +36,16 @@ def own_references(value: dict[str, Any]) -> Used:
         yield "route", routes
     if (secret := secret_named(value)) is not None:
         yield "secret", secret
-    if "eds_cluster_config" in value:
-        yield "endpoints", value["eds_cluster_config"].get("service_name") or value["name"]
+    endpoints = value.get("eds_cluster_config")
+    if isinstance(endpoints, dict) and "eds_config" in endpoints:
+        yield "endpoints", endpoints.get("service_name") or value["name"]
     route = value.get("route")
     if isinstance(route, dict):
         yield from _clusters_of(route)
     if value.get("@type") == TCP_PROXY:
         yield "cluster", value["cluster"]
     service = value.get("envoy_grpc")
-    if isinstance(service, dict):
+    if isinstance(service, dict) and "cluster_name" in service:
         yield "cluster", service["cluster_name"]
 
 

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from generator.analysis import Analysis, Overrides, check_manifest
+from generator.analysis.services import _circles
 from generator.manifest import Finding, Severity
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,6 +40,26 @@ def test_a_circle_is_a_note_once(one: One) -> None:
     finding = one(STOCK, STOCK + "    calls: {orders: [shop.v1.OrderService/GetOrder]}\n")
     assert (finding.code, finding.severity, finding.line) == ("NM502", Severity.NOTE, 4)
     assert finding.message == "`orders` and `stock` call each other"
+
+
+@given(st.dictionaries(st.sampled_from("abcdefgh"), st.sets(st.sampled_from("abcdefghx"), max_size=4)))
+def test_circles_are_what_reaches_itself_and_each_other(graph: dict[str, set[str]]) -> None:
+    calls = {caller: dict.fromkeys(sorted(callees), ()) for caller, callees in graph.items()}
+
+    def reach(name: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [name]
+        while waiting:
+            following = graph.get(waiting.pop(), set()) - found
+            found |= following
+            waiting += following
+        return found
+
+    names = {*graph, *(callee for callees in graph.values() for callee in callees)}
+    expected = {frozenset({name} | {other for other in reach(name) if name in reach(other)}) for name in names}
+    found = list(_circles(calls))
+    assert {circle for circle in found if len(circle) > 1} == {circle for circle in expected if len(circle) > 1}
+    assert sum(len(circle) for circle in found) == len({name for circle in found for name in circle})
 
 
 def test_a_callee_that_may_take_longer_than_all_its_caller_has_is_a_warning(check: Checker) -> None:

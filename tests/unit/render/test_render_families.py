@@ -38,6 +38,8 @@ from generator.resources import (
 )
 from generator.resources.memo import Memo
 from generator.resources.references import every
+from support.foreign import FOREIGN
+from support.mesh import REPOSITORY
 from support.rich_mesh import rich_mesh
 
 gateway_module = import_module("generator.render.gateway")
@@ -45,7 +47,10 @@ render_module = import_module("generator.render.render")
 sidecar_module = import_module("generator.render.sidecar")
 workload_module = import_module("generator.render.workload")
 GOLDEN = Path(__file__).parents[2] / "golden" / "in"
-PATHS = {path.stem: path for path in sorted(GOLDEN.glob("*.yaml"))}
+PATHS = {path.stem: path for path in sorted(GOLDEN.glob("*.yaml"))} | {
+    "courier": FOREIGN / "mesh.yaml",
+    "nip": REPOSITORY / "mesh.yaml",
+}
 REPLICAS = 3
 INPUTS = ("/one/socket", 7_310_001), ("/2/another/socket.of", 842_002)
 
