@@ -30,6 +30,7 @@ from support.mesh import free_port
 
 READY_S = 15.0
 LIFETIME = dt.timedelta(hours=1)
+MESSAGES_MAX = 1_000
 IDENTITY = bytes
 
 PROTO = """
@@ -93,6 +94,8 @@ class Application:
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     server: grpc.aio.Server | None = None
     health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
+    tick_s: float = 60
+    """How long streams are silent between two messages."""
 
     async def start(self) -> None:
         Path(self.listen.removeprefix("unix:")).unlink(missing_ok=True)
@@ -148,10 +151,12 @@ class _Generic(grpc.GenericRpcHandler):
             return await application.answer(path, request, context)
 
         async def stream(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            yield await application.answer(path, request, context)
-            await asyncio.sleep(60)
+            answer = await application.answer(path, request, context)
+            for _ in range(MESSAGES_MAX):
+                yield answer
+                await asyncio.sleep(application.tick_s)
 
-        if path.endswith("/Watch"):
+        if path.endswith("Watch"):
             return grpc.unary_stream_rpc_method_handler(stream)
         return grpc.unary_unary_rpc_method_handler(unary)
 
