@@ -235,7 +235,7 @@ class SuccessRate(Record):
     stdev_factor: Located[int] | None = key(
         Number(minimum=100, maximum=10_000),
         "How many thousandths of a standard deviation below the mean are too far.",
-        default="1900",
+        default="1900; with fewer than 5 replicas less, since none of them can be so far from the mean",
     )
 
 

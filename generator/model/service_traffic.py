@@ -134,7 +134,7 @@ class ServicePolicies:
         return SuccessRate(
             replicas_min=value_of(layer, f"{path}.min_replicas", defaults.SUCCESS_RATE_REPLICAS_MIN),
             requests_min=value_of(layer, f"{path}.min_requests", defaults.SUCCESS_RATE_REQUESTS_MIN),
-            stdev_factor=value_of(layer, f"{path}.stdev_factor", defaults.SUCCESS_RATE_STDEV_FACTOR),
+            stdev_factor=value_of(layer, f"{path}.stdev_factor", defaults.success_rate_stdev_factor(replicas)),
         )
 
     def _failure_percentage(self, name: str, layer: Layer) -> FailurePercentage | None:

@@ -56,7 +56,10 @@ from generator.render.views import (
 
 GRPC_TIMEOUT_MS_MAX = 99_999_999
 """The header `grpc-timeout` has at most 8 digits (gRPC over HTTP/2, `TimeoutValue`)."""
-HEALTH_LIMITS = Limits(duration_ms=5_000, idle_ms=0)
+HEALTH_LIMITS = Limits(duration_ms=5_000, idle_ms=0, is_stream=False)
+FAREWELL_MS_MAX = 1_000
+FAREWELL_DIVISOR = 10
+"""How long before a sidecar resets a stream the service is told to end it: it can say why, a sidecar no more."""
 
 RESOURCE_EXHAUSTED = 8
 HTTPS_PORT = 443
@@ -179,8 +182,8 @@ def counted(methods: Iterable[Method]) -> tuple[CountedService, ...]:
 def limits_of(policy: MethodPolicy) -> Limits:
     """Unary calls are bounded by their deadline alone, streams by their longest life and longest silence."""
     if policy.deadline_ms is not None:
-        return Limits(duration_ms=policy.deadline_ms, idle_ms=0)
-    return Limits(duration_ms=policy.duration_ms_max, idle_ms=policy.idle_timeout_ms or 0)
+        return Limits(duration_ms=policy.deadline_ms, idle_ms=0, is_stream=False)
+    return Limits(duration_ms=policy.duration_ms_max, idle_ms=policy.idle_timeout_ms or 0, is_stream=True)
 
 
 def _call(mesh: Mesh, placement: Placement, edge: Edge, policy: MethodPolicy, public: set[str]) -> CallView:
@@ -194,7 +197,7 @@ def _call(mesh: Mesh, placement: Placement, edge: Edge, policy: MethodPolicy, pu
         targets=_targets(placement, callee, method, routing),
         authority=authority(edge.callee, mesh.trust_domain),
         limits=limits_of(policy),
-        grpc_timeout=_grpc_timeout(policy.deadline_ms),
+        grpc_timeout=_grpc_timeout(limits_of(policy)),
         retry=retry_of(
             policy.retry,
             policy.hedging,
@@ -225,7 +228,7 @@ def _external_call(mesh: Mesh, edge: Edge, policy: MethodPolicy) -> CallView:
         targets=(target,),
         authority=host if external.port == HTTPS_PORT else f"{host}:{external.port}",
         limits=limits_of(policy),
-        grpc_timeout=_grpc_timeout(policy.deadline_ms),
+        grpc_timeout=_grpc_timeout(limits_of(policy)),
         retry=retry_of(policy.retry, policy.hedging, deadline_ms=policy.deadline_ms, is_external=True)
         if _may_repeat(method)
         else None,
@@ -314,8 +317,12 @@ def headers_view(changes: HeaderChanges) -> HeadersView:
     return HeadersView(written=written, removed=changes.remove)
 
 
-def _grpc_timeout(deadline_ms: int | None) -> str | None:
-    return None if deadline_ms is None else f"{min(deadline_ms, GRPC_TIMEOUT_MS_MAX)}m"
+def _grpc_timeout(limits: Limits) -> str | None:
+    """When the service should end a stream; of unary calls Envoy itself tells it the deadline."""
+    if not limits.is_stream or limits.duration_ms is None:
+        return None
+    farewell_ms = min(FAREWELL_MS_MAX, limits.duration_ms // FAREWELL_DIVISOR)
+    return f"{min(limits.duration_ms - farewell_ms, GRPC_TIMEOUT_MS_MAX)}m"
 
 
 def _most_generous(one: Limits, other: Limits) -> Limits:
@@ -325,4 +332,5 @@ def _most_generous(one: Limits, other: Limits) -> Limits:
     return Limits(
         duration_ms=None if None in durations else max(value for value in durations if value is not None),
         idle_ms=0 if 0 in idles else max(idles),
+        is_stream=one.is_stream,
     )

@@ -32,6 +32,7 @@ class Limits:
 
     duration_ms: int | None
     idle_ms: int
+    is_stream: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +118,7 @@ class CallView:
     authority: str
     limits: Limits
     grpc_timeout: str | None
-    """The `grpc-timeout` for callers that name none."""
+    """The `grpc-timeout` of a stream."""
     retry: RetryView | None
     is_public: bool
     """Needs no token (of the gateway's routes)."""
