@@ -13,6 +13,7 @@ from generator.render.calls import (
     external_calls,
     filters_of,
     outgoing_calls,
+    rate_replies,
 )
 from generator.render.views import CallView, PageView, address_view
 from generator.render.workload import (
@@ -166,6 +167,7 @@ def inbound_listener(scene: Scene, service: Service, replica: ReplicaPlacement) 
         adaptive_concurrency=service.traffic.adaptive_concurrency,
         admission_control=service.traffic.admission_control,
         duration_ms_max=max(call.limits.duration_ms or 0 for call in calls),
+        rate_replies=rate_replies(calls),
         has_rates=any(call.rates for call in calls),
         has_sizes=any(call.request_bytes_max is not None for call in calls),
         own_request_headers=(names.HASH_HEADER,),

@@ -32,7 +32,8 @@ class Limits:
 
     duration_ms: int | None
     idle_ms: int
-    is_stream: bool
+    follows_caller: bool
+    """Whether the caller's own `grpc-timeout` shortens it, which Envoy then writes anew for the service."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,14 +219,22 @@ class RateView:
     """How often a caller may call a method."""
 
     caller: str
-    certificate: str
-    """How the sidecar's note of the peer's certificate ends."""
+    identity: str
     requests: int
     period_ms: int
     burst: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateReply:
+    """What a caller beyond its rate is told."""
+
+    expression: str
+    """Whether an answer is one to such a caller."""
     retry_ms: int
+    message: str
     details: str
-    """Base64 of google.rpc.Status with RetryInfo."""
+    """Base64 of google.rpc.Status with RetryInfo and the same message: clients compare the two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,7 +114,7 @@ def test_numbers_by_replica_count(check: Checker, replicas: int) -> None:
         one_out = 100 * (replicas - 1) / replicas
         assert one_out > panic, "an ejection must not cause panic"
         assert outlier.always_eject_one
-        assert outlier.ejection_percent_max * replicas <= 100 * ejectable
+        assert 100 * ejectable <= outlier.ejection_percent_max * replicas < 100 * replicas, "all but one, never all"
     else:
         assert outlier.ejection_percent_max == 0
         assert not outlier.always_eject_one
