@@ -63,6 +63,8 @@ FAREWELL_MS_MAX = 1_000
 FAREWELL_DIVISOR = 10
 """How long before a sidecar resets a stream the service is told to end it: it can say why, a sidecar no more."""
 
+MESSAGE_PREFIX_BYTES = 5
+"""Compressed or not, and the length (gRPC over HTTP/2, `Length-Prefixed-Message`)."""
 RESOURCE_EXHAUSTED = 8
 RATE_LIMITED_EXPRESSION = "response.code_details == 'local_rate_limited'"
 """Envoy's word for a call that found no token."""
@@ -90,6 +92,7 @@ def filters_of(mesh: Mesh, calls: Iterable[CallView]) -> FiltersView:
     return FiltersView(
         has_faults=any(call.faults is not None for call in views),
         has_sessions=any(call.session is not None for call in views),
+        has_mutations=any(call.has_mutations for call in views),
         extraction=_extraction(mesh, views),
     )
 
@@ -115,7 +118,7 @@ def arriving_calls(mesh: Mesh, callers: Iterable[Edge]) -> tuple[ArrivingCall, .
         for policy in edge.methods:
             found.setdefault(policy.method.path, []).append((edge, policy))
     arriving = [_arriving(mesh, path, found[path]) for path in found]
-    health = ArrivingCall(path=HEALTH_PATH, limits=HEALTH_LIMITS, is_stream=False, request_bytes_max=None, rates=())
+    health = ArrivingCall(path=HEALTH_PATH, limits=HEALTH_LIMITS, is_stream=False, body_bytes_max=None, rates=())
     return tuple(sorted([*arriving, health], key=lambda call: call.path))
 
 
@@ -128,7 +131,7 @@ def _arriving(mesh: Mesh, path: str, policies: list[tuple[Edge, MethodPolicy]]) 
         path=path,
         limits=reduce(_most_generous, limits),
         is_stream=first.method.streaming is not StreamingKind.UNARY,
-        request_bytes_max=first.request_bytes_max,
+        body_bytes_max=None if first.request_bytes_max is None else first.request_bytes_max + MESSAGE_PREFIX_BYTES,
         rates=tuple(sorted(rates, key=lambda rate: rate.caller)),
     )
 

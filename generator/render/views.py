@@ -135,8 +135,13 @@ class CallView:
     @property
     def has_filters(self) -> bool:
         """Whether a filter treats this method differently from others."""
+        return self.is_public or self.has_mutations or self.faults is not None or self.session is not None
+
+    @property
+    def has_mutations(self) -> bool:
+        """Whether headers or trailers change in a way that routes cannot say."""
         has_field = self.hash_on is not None and self.hash_on.field is not None
-        return self.is_public or has_field or self.faults is not None or self.session is not None
+        return has_field or bool(self.response_headers.removed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +197,7 @@ class FiltersView:
 
     has_faults: bool
     has_sessions: bool
+    has_mutations: bool
     extraction: ExtractionView | None
 
 
@@ -210,7 +216,8 @@ class ArrivingCall:
     path: str
     limits: Limits
     is_stream: bool
-    request_bytes_max: int | None
+    body_bytes_max: int | None
+    """The longest message and what gRPC writes before it."""
     rates: tuple[RateView, ...]
 
 

@@ -166,9 +166,7 @@ async def test_the_deadline_of_service_method_and_edge_ends_a_call_that_hangs(
     assert seconds / 2 < float(metadata["time-remaining"]) <= seconds, "the service is told when to stop"
 
 
-async def test_an_edge_tightens_the_deadline_for_its_own_caller_only(
-    envoys: Envoys, channel: grpc.aio.Channel
-) -> None:
+async def test_an_edge_tightens_the_deadline_for_its_own_caller_only(envoys: Envoys, channel: grpc.aio.Channel) -> None:
     hold(envoys, "echo-0", "EchoService/Hurried")
     async with envoys.channel("gateway") as outside:
         inner, outer = await asyncio.gather(
@@ -200,9 +198,7 @@ async def test_a_stream_that_is_silent_for_too_long_ends(envoys: Envoys, channel
     assert outcome.code is DEADLINE, "of this one nothing was heard"
 
 
-async def test_a_stream_that_talks_lives_until_its_longest_duration(
-    envoys: Envoys, channel: grpc.aio.Channel
-) -> None:
+async def test_a_stream_that_talks_lives_until_its_longest_duration(envoys: Envoys, channel: grpc.aio.Channel) -> None:
     envoys.applications["echo-0"].tick_s = 0.1
     outcome = await watch(channel, "EchoService/LongWatch")
     assert outcome.code is DEADLINE, outcome

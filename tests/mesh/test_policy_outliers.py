@@ -128,7 +128,9 @@ async def test_unavailability_in_a_row_ejects_where_other_errors_do_not(
     envoys: Envoys, channel: grpc.aio.Channel
 ) -> None:
     await settle(
-        envoys, channel, "{interval: 100ms, consecutive_errors: 1000, consecutive_gateway_errors: 3, base_ejection_time: 1m}"
+        envoys,
+        channel,
+        "{interval: 100ms, consecutive_errors: 1000, consecutive_gateway_errors: 3, base_ejection_time: 1m}",
     )
     fails(envoys, "echo-0", grpc.StatusCode.INTERNAL)
     await in_turn(channel, SAY, 60)
@@ -182,7 +184,9 @@ async def test_a_replica_that_fails_more_than_its_share_is_ejected(envoys: Envoy
     assert out(envoys) == 1, "30 % is less than 60 %"
 
 
-@pytest.mark.parametrize(("percent", "ejected"), [("max_ejection_percent: 0", 0), ("max_ejection_percent: 34", 1), ("", 2)])
+@pytest.mark.parametrize(
+    ("percent", "ejected"), [("max_ejection_percent: 0", 0), ("max_ejection_percent: 34", 1), ("", 2)]
+)
 async def test_no_more_replicas_are_out_than_the_share_allows(
     envoys: Envoys, channel: grpc.aio.Channel, percent: str, ejected: int
 ) -> None:

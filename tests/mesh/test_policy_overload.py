@@ -189,7 +189,9 @@ async def test_what_a_busy_replica_sheds_an_idle_one_takes(envoys: Envoys, chann
 async def test_a_service_that_is_busy_as_a_whole_is_asked_again_within_the_retry_budget(
     envoys: Envoys, channel: grpc.aio.Channel
 ) -> None:
-    await envoys.change(MANIFEST.replace("PairService]\n    traffic:\n", f"PairService]\n    traffic:\n      {BUDGET}\n"))
+    await envoys.change(
+        MANIFEST.replace("PairService]\n    traffic:\n", f"PairService]\n    traffic:\n      {BUDGET}\n")
+    )
     for replica in PAIRED:
         envoys.applications[replica].handlers[f"/echo.v1.{PAIR}"] = Worker(seconds=0.1)
     await until(channel, PAIR, lambda: max(envoys.stat(replica, LIMIT) for replica in PAIRED) <= 6, 30)

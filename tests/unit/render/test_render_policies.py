@@ -238,7 +238,9 @@ def test_every_route_to_a_service_is_bounded() -> None:
                 bound = entry["route"]["max_stream_duration"]
                 assert bound["max_stream_duration"]
                 is_stream = "request_headers_to_add" in entry
-                assert ("grpc_timeout_header_max" in bound) is not is_stream, "a stream's service is told to end it earlier"
+                assert ("grpc_timeout_header_max" in bound) is not is_stream, (
+                    "a stream's service is told to end it earlier"
+                )
 
 
 def test_a_gateway_with_a_certificate_speaks_tls() -> None:
