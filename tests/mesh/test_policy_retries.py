@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from support.envoys import Application, Envoys, Handler
+from support.envoys import Envoys, Handler
 from support.outcomes import at_once, attempt, codes, executions, in_turn
 
 pytestmark = [pytest.mark.mesh, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
