@@ -208,10 +208,9 @@ def consecutive_failures() -> Decided[int]:
     return Decided(value=CONSECUTIVE_FAILURES, reason="a single hiccup does not eject, a dead replica is out at once")
 
 
-def success_rate_replicas_min() -> Decided[int]:
+def success_rate_replicas_min(replica_count: int) -> int:
     """With fewer replicas no success rate is compared."""
-    reason = "a mean and a deviation of fewer say nothing"
-    return Decided(value=SUCCESS_RATE_REPLICAS_MIN, reason=reason)
+    return min(SUCCESS_RATE_REPLICAS_MIN, max(replica_count, 2))
 
 
 def success_rate_stdev_factor(replica_count: int) -> int:
@@ -220,13 +219,6 @@ def success_rate_stdev_factor(replica_count: int) -> int:
     One of n replicas that fails alone is sqrt(n - 1) deviations away, however much it fails.
     """
     return min(SUCCESS_RATE_STDEV_FACTOR, math.isqrt(SUCCESS_RATE_REACH**2 * (replica_count - 1)))
-
-
-def success_rate(replica_count: int) -> Decided[bool]:
-    """Whether success rates are compared."""
-    if replica_count < SUCCESS_RATE_REPLICAS_MIN:
-        return Decided(value=False, reason=f"{count(replica_count)}: too few to compare")
-    return Decided(value=True, reason=f"{count(replica_count)}: one that fails more than the others stands out")
 
 
 def outlier_interval_ms() -> Decided[int]:
@@ -239,9 +231,9 @@ def base_ejection_ms() -> Decided[int]:
     return Decided(value=EJECTION_BASE_MS, reason="about a restart's time; grows with each ejection")
 
 
-def ejection_ms_max() -> Decided[int]:
-    """How long an ejection may last."""
-    return Decided(value=EJECTION_MS_MAX, reason="a replica that recovered is not forgotten")
+def ejection_ms_max(base_ms: int) -> Decided[int]:
+    """How long an ejection may last; never less than the first one."""
+    return Decided(value=max(EJECTION_MS_MAX, base_ms), reason="a replica that recovered is not forgotten")
 
 
 def ejection_jitter_ms() -> Decided[int]:

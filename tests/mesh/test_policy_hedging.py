@@ -118,7 +118,7 @@ async def test_without_hedging_the_slow_replica_is_waited_for(envoys: Envoys, ch
     outcomes = await asyncio.gather(*(attempt(channel, PLAIN) for _ in range(8)))
     assert codes(outcomes) == {"OK": 8}
     assert slow.cancelled == 0
-    assert max(outcome.seconds for outcome in outcomes) >= SLOW_S
+    assert max(outcome.seconds for outcome in outcomes) > 0.9 * SLOW_S
 
 
 @pytest.mark.parametrize(("method", "count"), [(HEDGED, 2), (TWICE, 3)])
@@ -128,6 +128,6 @@ async def test_a_service_that_is_slow_as_a_whole_is_asked_as_often_as_the_attemp
     slow = slow_at(envoys, method, "echo-0", "echo-1")
     outcome = await attempt(channel, method)
     assert outcome.code is grpc.StatusCode.OK, "nobody gives up because copies are slow, too"
-    assert SLOW_S <= outcome.seconds < 3 * SLOW_S
+    assert 0.9 * SLOW_S < outcome.seconds < 3 * SLOW_S
     assert slow.started == count
     await envoys.until(lambda: slow.cancelled == count - 1, "the slower copies were not ended")

@@ -244,7 +244,6 @@ class Envoys:
             count = before[workload, kind]
             await self.until(lambda w=workload, k=kind, n=count: self.updates(w, k) > n, f"{workload} took no {kind}")
         for workload in self.processes:
-            await self.until(lambda workload=workload: self.settled(workload), f"{workload} is still warming")
             await self.until(lambda workload=workload: self.healthy(workload), f"{workload} sees no healthy peers")
 
     def updates(self, workload: str, kind: str) -> int:
@@ -345,9 +344,11 @@ class Envoys:
 
     def healthy(self, workload: str) -> bool:
         clusters = json.loads(self.admin(workload, "/clusters?format=json"))["cluster_statuses"]
-        outbound = [cluster for cluster in clusters if cluster["name"].startswith("outbound_")]
-        hosts = [host for cluster in outbound for host in cluster.get("host_statuses", ())]
-        return all(set(host["health_status"]) == {"eds_health_status"} for host in hosts)
+        outbound = [cluster.get("host_statuses", []) for cluster in clusters if cluster["name"].startswith("outbound_")]
+        is_known = self.settled(workload) and all(outbound)
+        return is_known and all(
+            set(host["health_status"]) == {"eds_health_status"} for hosts in outbound for host in hosts
+        )
 
     def logs(self) -> str:
         return "\n".join(f"== {name}\n{self.log(name)[-1500:]}" for name in self.processes)
