@@ -117,7 +117,10 @@ async def test_mesh_callers_do_not_repeat_what_is_beyond_their_rate(envoys: Envo
     async with envoys.channel("front-0") as channel:
         await at_once(channel, SAY, 20)
         outcomes = await at_once(channel, SAY, 20)
+        # A push-back of 50 ms, which would be waited out if it came from the application.
+        hasty = await at_once(channel, QUICK, 40)
     assert codes(outcomes) == {"RESOURCE_EXHAUSTED": 20}
+    assert codes(hasty)["RESOURCE_EXHAUSTED"] > 10
     assert envoys.stat("front-0", r"cluster.outbound_echo.upstream_rq_retry$") == retries
 
 
