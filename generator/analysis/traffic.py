@@ -13,6 +13,7 @@ from generator.manifest.policies import (
     HeaderChanges,
     LoadBalancing,
     MatchRule,
+    OutlierDetection,
     RateLimit,
     Retries,
     Routing,
@@ -92,6 +93,7 @@ class _TrafficCheck:
             cause += f"{format_duration(self.stream_ms_max)}"
             fix = "write less, or a longer `certificates.lifetime`; clients of longer streams resume"
             self._report("NM509", longest.position, "streams would outlive certificates", cause, fix)
+        self._ejections(getattr(record, "outlier_detection", None))
         retries: Retries | None = getattr(record, "retries", None)
         backoff = retries.backoff if retries is not None else None
         if backoff is None or backoff.max is None:
@@ -100,6 +102,16 @@ class _TrafficCheck:
         if backoff.max.value < base_ms:
             cause = f"the first pause is {format_duration(base_ms)}"
             self._report("NM509", backoff.max.position, "`max` is less than `base`", cause, "write a longer `max`")
+
+    def _ejections(self, outliers: OutlierDetection | None) -> None:
+        if outliers is None or outliers.max_ejection_time is None:
+            return
+        base = outliers.base_ejection_time
+        base_ms = base.value if base is not None else defaults.EJECTION_BASE_MS
+        if outliers.max_ejection_time.value < base_ms:
+            cause, fix = f"the first ejection lasts {format_duration(base_ms)}", "write a longer `max_ejection_time`"
+            position = outliers.max_ejection_time.position
+            self._report("NM509", position, "`max_ejection_time` is less than `base_ejection_time`", cause, fix)
 
     def _calls(self, owner: str | None, record: CallTraffic) -> None:
         if record.rate_limit is not None and owner is not None:

@@ -227,7 +227,9 @@ class SuccessRate(Record):
     """Eject replicas whose success rate is far below that of the others."""
 
     min_replicas: Located[int] | None = key(
-        Number(minimum=2, maximum=1_000), "With fewer replicas no rate is compared.", default="5"
+        Number(minimum=2, maximum=1_000),
+        "With fewer replicas no rate is compared.",
+        default="5; all where there are fewer",
     )
     min_requests: Located[int] | None = key(
         CALLS, "A replica with fewer calls in an interval is not looked at.", default="100"
@@ -235,7 +237,7 @@ class SuccessRate(Record):
     stdev_factor: Located[int] | None = key(
         Number(minimum=100, maximum=10_000),
         "How many thousandths of a standard deviation below the mean are too far.",
-        default="1900",
+        default="1900; with fewer than 5 replicas less, since none of them can be so far from the mean",
     )
 
 
@@ -264,14 +266,16 @@ class OutlierDetection(Record):
     base_ejection_time: Located[int] | None = key(
         LONG, "How long the first ejection lasts; grows with each.", default="5s"
     )
-    max_ejection_time: Located[int] | None = key(LONG, "How long an ejection may last.", default="1m")
+    max_ejection_time: Located[int] | None = key(
+        LONG, "How long an ejection may last.", default="1m, or `base_ejection_time` where that is longer"
+    )
     max_ejection_percent: Located[int] | None = key(
         PERCENT, "Share of the replicas that may be out at once.", default="all but one"
     )
     success_rate: SuccessRate | None = key(
         RecordOf(record=SuccessRate, word="`{min_replicas: 5}`"),
         "Eject replicas whose success rate is far below that of the others.",
-        default="on from 5 replicas",
+        default="off: it ejects whoever is worse than the others, also when all are well",
     )
     failure_percentage: FailurePercentage | None = key(
         RecordOf(record=FailurePercentage, word="`{threshold: 85}`"),

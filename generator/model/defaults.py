@@ -5,6 +5,7 @@ Times are integer milliseconds. `resolve` takes the values, `nipmesh explain` pr
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -31,6 +32,8 @@ CONSECUTIVE_FAILURES = 5
 SUCCESS_RATE_REPLICAS_MIN = 5
 SUCCESS_RATE_REQUESTS_MIN = 100
 SUCCESS_RATE_STDEV_FACTOR = 1_900
+SUCCESS_RATE_REACH = 950
+"""Thousandths: a little less than the farthest that a replica can be from the mean."""
 FAILURE_PERCENTAGE = 85
 FAILURE_REPLICAS_MIN = 2
 FAILURE_REQUESTS_MIN = 50
@@ -38,6 +41,7 @@ OUTLIER_INTERVAL_MS = SECOND_MS
 EJECTION_BASE_MS = 5 * SECOND_MS
 EJECTION_MS_MAX = MINUTE_MS
 EJECTION_JITTER_MS = SECOND_MS
+EJECTION_PERCENT_MAX = 99
 CONNECTIONS_PER_REPLICA = 32
 PENDING_PER_REPLICA = 256
 REQUESTS_PER_REPLICA = 1_024
@@ -204,17 +208,17 @@ def consecutive_failures() -> Decided[int]:
     return Decided(value=CONSECUTIVE_FAILURES, reason="a single hiccup does not eject, a dead replica is out at once")
 
 
-def success_rate_replicas_min() -> Decided[int]:
+def success_rate_replicas_min(replica_count: int) -> int:
     """With fewer replicas no success rate is compared."""
-    reason = "a mean and a deviation of fewer say nothing"
-    return Decided(value=SUCCESS_RATE_REPLICAS_MIN, reason=reason)
+    return min(SUCCESS_RATE_REPLICAS_MIN, max(replica_count, 2))
 
 
-def success_rate(replica_count: int) -> Decided[bool]:
-    """Whether success rates are compared."""
-    if replica_count < SUCCESS_RATE_REPLICAS_MIN:
-        return Decided(value=False, reason=f"{count(replica_count)}: too few to compare")
-    return Decided(value=True, reason=f"{count(replica_count)}: one that fails more than the others stands out")
+def success_rate_stdev_factor(replica_count: int) -> int:
+    """How many thousandths of a standard deviation below the mean are too far.
+
+    One of n replicas that fails alone is sqrt(n - 1) deviations away, however much it fails.
+    """
+    return min(SUCCESS_RATE_STDEV_FACTOR, math.isqrt(SUCCESS_RATE_REACH**2 * (replica_count - 1)))
 
 
 def outlier_interval_ms() -> Decided[int]:
@@ -227,9 +231,9 @@ def base_ejection_ms() -> Decided[int]:
     return Decided(value=EJECTION_BASE_MS, reason="about a restart's time; grows with each ejection")
 
 
-def ejection_ms_max() -> Decided[int]:
-    """How long an ejection may last."""
-    return Decided(value=EJECTION_MS_MAX, reason="a replica that recovered is not forgotten")
+def ejection_ms_max(base_ms: int) -> Decided[int]:
+    """How long an ejection may last; never less than the first one."""
+    return Decided(value=max(EJECTION_MS_MAX, base_ms), reason="a replica that recovered is not forgotten")
 
 
 def ejection_jitter_ms() -> Decided[int]:
@@ -239,7 +243,8 @@ def ejection_jitter_ms() -> Decided[int]:
 
 def ejection_percent_max(replica_count: int) -> Decided[int]:
     """Share of replicas that may be out at once."""
-    value = 100 * (replica_count - 1) // replica_count
+    # Rounded up: of three replicas two are more than 66 %.
+    value = min(-(-100 * (replica_count - 1) // replica_count), EJECTION_PERCENT_MAX)
     reason = f"{count(replica_count)}: all but one may be out"
     return Decided(value=value, reason=reason)
 

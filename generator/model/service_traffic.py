@@ -104,12 +104,16 @@ class ServicePolicies:
             return self.recorder.pick(name, f"outlier_detection.{setting}", layer, f"outlier_detection.{path}", default)
 
         failures = defaults.consecutive_failures()
+        base_ms = pick("base_ejection_ms", "base_ejection_time", defaults.base_ejection_ms())
         return OutlierDetection(
             consecutive_errors=pick("consecutive_errors", "consecutive_errors", failures),
             consecutive_gateway_errors=pick("consecutive_gateway_errors", "consecutive_gateway_errors", failures),
             interval_ms=pick("interval_ms", "interval", defaults.outlier_interval_ms()),
-            base_ejection_ms=pick("base_ejection_ms", "base_ejection_time", defaults.base_ejection_ms()),
-            ejection_ms_max=pick("ejection_ms_max", "max_ejection_time", defaults.ejection_ms_max()),
+            base_ejection_ms=base_ms,
+            # A level may shorten what a farther one lengthened; Envoy refuses a longest time below the first.
+            ejection_ms_max=max(
+                base_ms, pick("ejection_ms_max", "max_ejection_time", defaults.ejection_ms_max(base_ms))
+            ),
             ejection_jitter_ms=pick("ejection_jitter_ms", "", defaults.ejection_jitter_ms()),
             ejection_percent_max=pick(
                 "ejection_percent_max", "max_ejection_percent", defaults.ejection_percent_max(replicas)
@@ -126,15 +130,15 @@ class ServicePolicies:
         return defaults.always_eject_one(replicas)
 
     def _success_rate(self, name: str, replicas: int, layer: Layer) -> SuccessRate | None:
-        path, default = "outlier_detection.success_rate", defaults.success_rate(replicas)
-        if path in layer:
-            default = Decided(value=True, reason=from_line(layer[path].position.line))
-        if not self.recorder.take(name, path, default):
+        path = "outlier_detection.success_rate"
+        if not self._is_on(
+            name, path, layer, "off: it ejects whoever is worse than the others, also when all are well"
+        ):
             return None
         return SuccessRate(
-            replicas_min=value_of(layer, f"{path}.min_replicas", defaults.SUCCESS_RATE_REPLICAS_MIN),
+            replicas_min=value_of(layer, f"{path}.min_replicas", defaults.success_rate_replicas_min(replicas)),
             requests_min=value_of(layer, f"{path}.min_requests", defaults.SUCCESS_RATE_REQUESTS_MIN),
-            stdev_factor=value_of(layer, f"{path}.stdev_factor", defaults.SUCCESS_RATE_STDEV_FACTOR),
+            stdev_factor=value_of(layer, f"{path}.stdev_factor", defaults.success_rate_stdev_factor(replicas)),
         )
 
     def _failure_percentage(self, name: str, layer: Layer) -> FailurePercentage | None:

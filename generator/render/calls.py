@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import reduce
 
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
 from generator.catalog.fields import files_of
+from generator.manifest.kinds import format_duration
 from generator.model import (
     Edge,
     HashKind,
@@ -49,6 +50,7 @@ from generator.render.views import (
     HeaderView,
     Limits,
     MirrorView,
+    RateReply,
     RateView,
     TargetView,
     WeightView,
@@ -56,9 +58,16 @@ from generator.render.views import (
 
 GRPC_TIMEOUT_MS_MAX = 99_999_999
 """The header `grpc-timeout` has at most 8 digits (gRPC over HTTP/2, `TimeoutValue`)."""
-HEALTH_LIMITS = Limits(duration_ms=5_000, idle_ms=0)
+HEALTH_LIMITS = Limits(duration_ms=5_000, idle_ms=0, follows_caller=True)
+FAREWELL_MS_MAX = 1_000
+FAREWELL_DIVISOR = 10
+"""How long before a sidecar resets a stream the service is told to end it: it can say why, a sidecar no more."""
 
+MESSAGE_PREFIX_BYTES = 5
+"""Compressed or not, and the length (gRPC over HTTP/2, `Length-Prefixed-Message`)."""
 RESOURCE_EXHAUSTED = 8
+RATE_LIMITED_EXPRESSION = "response.code_details == 'local_rate_limited'"
+"""Envoy's word for a call that found no token."""
 HTTPS_PORT = 443
 
 
@@ -83,6 +92,7 @@ def filters_of(mesh: Mesh, calls: Iterable[CallView]) -> FiltersView:
     return FiltersView(
         has_faults=any(call.faults is not None for call in views),
         has_sessions=any(call.session is not None for call in views),
+        has_mutations=any(call.has_mutations for call in views),
         extraction=_extraction(mesh, views),
     )
 
@@ -108,7 +118,7 @@ def arriving_calls(mesh: Mesh, callers: Iterable[Edge]) -> tuple[ArrivingCall, .
         for policy in edge.methods:
             found.setdefault(policy.method.path, []).append((edge, policy))
     arriving = [_arriving(mesh, path, found[path]) for path in found]
-    health = ArrivingCall(path=HEALTH_PATH, limits=HEALTH_LIMITS, is_stream=False, request_bytes_max=None, rates=())
+    health = ArrivingCall(path=HEALTH_PATH, limits=HEALTH_LIMITS, is_stream=False, body_bytes_max=None, rates=())
     return tuple(sorted([*arriving, health], key=lambda call: call.path))
 
 
@@ -116,27 +126,49 @@ def _arriving(mesh: Mesh, path: str, policies: list[tuple[Edge, MethodPolicy]]) 
     first = policies[0][1]
     limits = [limits_of(policy) for _, policy in policies]
     limit = first.rate_limit
-    rates = () if limit is None else tuple(_rate(mesh, edge.caller, path, limit) for edge, _ in policies)
+    rates = () if limit is None else tuple(_rate(mesh, edge.caller, limit) for edge, _ in policies)
     return ArrivingCall(
         path=path,
         limits=reduce(_most_generous, limits),
         is_stream=first.method.streaming is not StreamingKind.UNARY,
-        request_bytes_max=first.request_bytes_max,
+        body_bytes_max=None if first.request_bytes_max is None else first.request_bytes_max + MESSAGE_PREFIX_BYTES,
         rates=tuple(sorted(rates, key=lambda rate: rate.caller)),
     )
 
 
-def _rate(mesh: Mesh, caller: str, path: str, limit: RateLimit) -> RateView:
+def _rate(mesh: Mesh, caller: str, limit: RateLimit) -> RateView:
     rate = limit.of(caller)
-    retry_ms = max(1, -(-rate.period_ms // rate.requests))
     return RateView(
         caller=caller,
-        certificate=f"URI={identity_of(mesh, caller)}",
+        identity=identity_of(mesh, caller),
         requests=rate.requests,
         period_ms=rate.period_ms,
         burst=rate.burst,
+    )
+
+
+def rate_replies(calls: Iterable[ArrivingCall]) -> tuple[RateReply, ...]:
+    """What callers beyond their rate are told: one answer for each rate, as an expression that says whom it is for."""
+    found: dict[tuple[int, int], dict[str, set[str]]] = {}
+    for call in calls:
+        for rate in call.rates:
+            callers = found.setdefault((rate.requests, rate.period_ms), {})
+            callers.setdefault(rate.identity, set()).add(call.path)
+    return tuple(_rate_reply(requests, period_ms, found[requests, period_ms]) for requests, period_ms in sorted(found))
+
+
+def _rate_reply(requests: int, period_ms: int, callers: Mapping[str, set[str]]) -> RateReply:
+    retry_ms = max(1, -(-period_ms // requests))
+    message = f"more than {requests} calls of this method in {format_duration(period_ms)}"
+    whose = " || ".join(
+        f"connection.uri_san_peer_certificate == '{caller}' && request.path in {sorted(paths)}"
+        for caller, paths in sorted(callers.items())
+    )
+    return RateReply(
+        expression=f"{RATE_LIMITED_EXPRESSION} && ({whose})",
         retry_ms=retry_ms,
-        details=exhausted_details(f"more than {rate.requests} calls of {path[1:]} in {rate.period_ms} ms", retry_ms),
+        message=message,
+        details=exhausted_details(message, retry_ms),
     )
 
 
@@ -179,8 +211,8 @@ def counted(methods: Iterable[Method]) -> tuple[CountedService, ...]:
 def limits_of(policy: MethodPolicy) -> Limits:
     """Unary calls are bounded by their deadline alone, streams by their longest life and longest silence."""
     if policy.deadline_ms is not None:
-        return Limits(duration_ms=policy.deadline_ms, idle_ms=0)
-    return Limits(duration_ms=policy.duration_ms_max, idle_ms=policy.idle_timeout_ms or 0)
+        return Limits(duration_ms=policy.deadline_ms, idle_ms=0, follows_caller=True)
+    return Limits(duration_ms=policy.duration_ms_max, idle_ms=policy.idle_timeout_ms or 0, follows_caller=False)
 
 
 def _call(mesh: Mesh, placement: Placement, edge: Edge, policy: MethodPolicy, public: set[str]) -> CallView:
@@ -194,7 +226,7 @@ def _call(mesh: Mesh, placement: Placement, edge: Edge, policy: MethodPolicy, pu
         targets=_targets(placement, callee, method, routing),
         authority=authority(edge.callee, mesh.trust_domain),
         limits=limits_of(policy),
-        grpc_timeout=_grpc_timeout(policy.deadline_ms),
+        grpc_timeout=_grpc_timeout(limits_of(policy)),
         retry=retry_of(
             policy.retry,
             policy.hedging,
@@ -225,7 +257,7 @@ def _external_call(mesh: Mesh, edge: Edge, policy: MethodPolicy) -> CallView:
         targets=(target,),
         authority=host if external.port == HTTPS_PORT else f"{host}:{external.port}",
         limits=limits_of(policy),
-        grpc_timeout=_grpc_timeout(policy.deadline_ms),
+        grpc_timeout=_grpc_timeout(limits_of(policy)),
         retry=retry_of(policy.retry, policy.hedging, deadline_ms=policy.deadline_ms, is_external=True)
         if _may_repeat(method)
         else None,
@@ -314,8 +346,12 @@ def headers_view(changes: HeaderChanges) -> HeadersView:
     return HeadersView(written=written, removed=changes.remove)
 
 
-def _grpc_timeout(deadline_ms: int | None) -> str | None:
-    return None if deadline_ms is None else f"{min(deadline_ms, GRPC_TIMEOUT_MS_MAX)}m"
+def _grpc_timeout(limits: Limits) -> str | None:
+    """When the service should end a stream; of unary calls Envoy itself tells it the deadline."""
+    if limits.follows_caller or limits.duration_ms is None:
+        return None
+    farewell_ms = min(FAREWELL_MS_MAX, limits.duration_ms // FAREWELL_DIVISOR)
+    return f"{min(limits.duration_ms - farewell_ms, GRPC_TIMEOUT_MS_MAX)}m"
 
 
 def _most_generous(one: Limits, other: Limits) -> Limits:
@@ -325,4 +361,5 @@ def _most_generous(one: Limits, other: Limits) -> Limits:
     return Limits(
         duration_ms=None if None in durations else max(value for value in durations if value is not None),
         idle_ms=0 if 0 in idles else max(idles),
+        follows_caller=one.follows_caller,
     )

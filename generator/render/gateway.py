@@ -30,7 +30,7 @@ from generator.render.workload import (
 )
 from generator.resources import Resource, ResourceType, WorkloadResources
 
-INTROSPECTION_LIMITS = Limits(duration_ms=3_600_000, idle_ms=300_000)
+INTROSPECTION_LIMITS = Limits(duration_ms=3_600_000, idle_ms=300_000, follows_caller=True)
 """Watching health is a stream."""
 UNKNOWN_METHOD = "the gateway exposes no such method"
 UNANSWERED = "the service does not answer; try again"

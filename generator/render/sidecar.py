@@ -13,6 +13,7 @@ from generator.render.calls import (
     external_calls,
     filters_of,
     outgoing_calls,
+    rate_replies,
 )
 from generator.render.views import CallView, PageView, address_view
 from generator.render.workload import (
@@ -56,8 +57,11 @@ EXHAUSTED_STATUS = "8"
 REFUSED_EXPRESSION = "response.code_details in ['reached_concurrency_limit', 'denied_by_admission_control']"
 """Envoy's words for what adaptive concurrency and admission control refuse."""
 REFUSED_MESSAGE = "the service has no room for this call"
-TOO_LARGE_EXPRESSION = "response.code_details.contains('request_payload_too_large')"
-"""Envoy's words for a body beyond the buffer filter's limit."""
+SIZE_FILTER = "request_size"
+TOO_LARGE_EXPRESSION = (
+    f"response.code_details.contains('request_payload_too_large') || response.code_details.contains('[{SIZE_FILTER}]')"
+)
+"""Envoy's words for a body beyond the buffer filter's limit, and for one whose last piece was too long."""
 TOO_LARGE_MESSAGE = "the request is longer than the manifest allows"
 STREAM_RESET_MESSAGE = "the application refused the bytes of this call"
 
@@ -165,8 +169,11 @@ def inbound_listener(scene: Scene, service: Service, replica: ReplicaPlacement) 
         calls=calls,
         adaptive_concurrency=service.traffic.adaptive_concurrency,
         admission_control=service.traffic.admission_control,
+        duration_ms_max=max(call.limits.duration_ms or 0 for call in calls),
+        rate_replies=rate_replies(calls),
         has_rates=any(call.rates for call in calls),
-        has_sizes=any(call.request_bytes_max is not None for call in calls),
+        has_sizes=any(call.body_bytes_max is not None for call in calls),
+        size_filter=SIZE_FILTER,
         own_request_headers=(names.HASH_HEADER,),
         refused_expression=REFUSED_EXPRESSION,
         refused_status=EXHAUSTED_STATUS,

@@ -32,6 +32,8 @@ class Limits:
 
     duration_ms: int | None
     idle_ms: int
+    follows_caller: bool
+    """Whether the caller's own `grpc-timeout` shortens it, which Envoy then writes anew for the service."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +119,7 @@ class CallView:
     authority: str
     limits: Limits
     grpc_timeout: str | None
-    """The `grpc-timeout` for callers that name none."""
+    """The `grpc-timeout` of a stream."""
     retry: RetryView | None
     is_public: bool
     """Needs no token (of the gateway's routes)."""
@@ -133,8 +135,13 @@ class CallView:
     @property
     def has_filters(self) -> bool:
         """Whether a filter treats this method differently from others."""
+        return self.is_public or self.has_mutations or self.faults is not None or self.session is not None
+
+    @property
+    def has_mutations(self) -> bool:
+        """Whether headers or trailers change in a way that routes cannot say."""
         has_field = self.hash_on is not None and self.hash_on.field is not None
-        return self.is_public or has_field or self.faults is not None or self.session is not None
+        return has_field or bool(self.response_headers.removed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +197,7 @@ class FiltersView:
 
     has_faults: bool
     has_sessions: bool
+    has_mutations: bool
     extraction: ExtractionView | None
 
 
@@ -208,7 +216,8 @@ class ArrivingCall:
     path: str
     limits: Limits
     is_stream: bool
-    request_bytes_max: int | None
+    body_bytes_max: int | None
+    """The longest message and what gRPC writes before it."""
     rates: tuple[RateView, ...]
 
 
@@ -217,14 +226,22 @@ class RateView:
     """How often a caller may call a method."""
 
     caller: str
-    certificate: str
-    """How the sidecar's note of the peer's certificate ends."""
+    identity: str
     requests: int
     period_ms: int
     burst: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateReply:
+    """What a caller beyond its rate is told."""
+
+    expression: str
+    """Whether an answer is one to such a caller."""
     retry_ms: int
+    message: str
     details: str
-    """Base64 of google.rpc.Status with RetryInfo."""
+    """Base64 of google.rpc.Status with RetryInfo and the same message: clients compare the two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,10 +92,10 @@ def bootstrap(scene: Scene, *, heap_bytes_max: int, connections_max: int) -> Res
 
 def service_clusters(scene: Scene, edges: Iterable[Edge]) -> tuple[Resource, ...]:
     """Every version of every other service as this workload calls it."""
-    return tuple(_service_cluster(scene, destination) for edge in edges for destination in edge.destinations)
+    return tuple(_service_cluster(scene, edge, destination) for edge in edges for destination in edge.destinations)
 
 
-def _service_cluster(scene: Scene, destination: Destination) -> Resource:
+def _service_cluster(scene: Scene, edge: Edge, destination: Destination) -> Resource:
     callee, traffic = scene.mesh.service(destination.service), destination.traffic
     return resource(
         ResourceType.CLUSTER,
@@ -108,13 +108,14 @@ def _service_cluster(scene: Scene, destination: Destination) -> Resource:
         connection_ms_max=traffic.connection_duration_ms_max,
         secrets=scene.secrets,
         peers=(callee.identity,),
-        **_traffic(traffic),
+        **_traffic(traffic, is_hedged=any(policy.hedging is not None for policy in edge.methods)),
     )
 
 
-def _traffic(traffic: TrafficPolicy) -> dict[str, Any]:
+def _traffic(traffic: TrafficPolicy, *, is_hedged: bool = False) -> dict[str, Any]:
     """What clusters of services and of hosts outside have in common."""
     return {
+        "is_hedged": is_hedged,
         "balancing": traffic.load_balancing,
         "outlier": traffic.outlier_detection,
         "circuit_breaker": traffic.circuit_breaker,

@@ -30,7 +30,9 @@ from support.mesh import free_port
 
 READY_S = 15.0
 LIFETIME = dt.timedelta(hours=1)
+MESSAGES_MAX = 1_000
 IDENTITY = bytes
+UPDATES = ("lds", "cds", "rds")
 
 PROTO = """
 syntax = "proto3";
@@ -93,6 +95,8 @@ class Application:
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     server: grpc.aio.Server | None = None
     health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
+    tick_s: float = 60
+    """How long streams are silent between two messages."""
 
     async def start(self) -> None:
         Path(self.listen.removeprefix("unix:")).unlink(missing_ok=True)
@@ -148,10 +152,12 @@ class _Generic(grpc.GenericRpcHandler):
             return await application.answer(path, request, context)
 
         async def stream(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            yield await application.answer(path, request, context)
-            await asyncio.sleep(60)
+            answer = await application.answer(path, request, context)
+            for _ in range(MESSAGES_MAX):
+                yield answer
+                await asyncio.sleep(application.tick_s)
 
-        if path.endswith("/Watch"):
+        if path.endswith("Watch"):
             return grpc.unary_stream_rpc_method_handler(stream)
         return grpc.unary_unary_rpc_method_handler(unary)
 
@@ -170,16 +176,19 @@ class Envoys:
         self._application = application
         (folder / "protos").mkdir()
         (folder / "protos" / "echo.proto").write_text(proto)
-        (folder / "mesh.yaml").write_text(manifest)
-        analysis = check_manifest(folder / "mesh.yaml")
-        assert analysis.mesh is not None, [str(finding) for finding in analysis.findings]
-        self.mesh: Mesh = analysis.mesh
+        self.mesh = self._check(manifest)
         self.sockets = Path(tempfile.mkdtemp(prefix="nmt-", dir="/tmp"))
         self.token_key = TokenKey.open(folder / "token" / "token.key")
         self.authority = self._open_authority(folder / "pki")
         self.placement = self._place()
         self.applications: dict[str, Application] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def _check(self, manifest: str) -> Mesh:
+        (self.folder / "mesh.yaml").write_text(manifest)
+        analysis = check_manifest(self.folder / "mesh.yaml")
+        assert analysis.mesh is not None, [str(finding) for finding in analysis.findings]
+        return analysis.mesh
 
     def _open_authority(self, folder: Path) -> Authority:
         return Authority.open(folder, self.mesh.trust_domain, dt.datetime.now(dt.UTC))
@@ -225,6 +234,26 @@ class Envoys:
     def publish(self) -> tuple[Path, ...]:
         """Write what follows from the present placement."""
         return publish(render(self.mesh, self.placement), self.placement.directory)
+
+    async def change(self, manifest: str) -> None:
+        """Publish another manifest of the same services; returns when every Envoy has taken it and sees healthy peers."""
+        before = {(workload, kind): self.updates(workload, kind) for workload in self.processes for kind in UPDATES}
+        self.mesh = self._check(manifest)
+        changed = {path.relative_to(self.placement.directory).parts[:2] for path in self.publish()}
+        for workload, kind in changed & before.keys():
+            count = before[workload, kind]
+            await self.until(lambda w=workload, k=kind, n=count: self.updates(w, k) > n, f"{workload} took no {kind}")
+        for workload in self.processes:
+            await self.until(lambda workload=workload: self.healthy(workload), f"{workload} sees no healthy peers")
+
+    def updates(self, workload: str, kind: str) -> int:
+        """How often an Envoy took something new of a kind of `UPDATES`."""
+        assert self.stat(workload, "update_rejected") == 0, self.log(workload)
+        return self.stat(workload, rf"\.{kind}\..*update_success")
+
+    def settled(self, workload: str) -> bool:
+        """Whether nothing new is waiting for something else."""
+        return self.stat(workload, "warming_clusters|total_listeners_warming") == 0
 
     def rotate(self, workload: str, *, into: bool) -> None:
         """Take a replica in or out of its callers' endpoints."""
@@ -315,9 +344,11 @@ class Envoys:
 
     def healthy(self, workload: str) -> bool:
         clusters = json.loads(self.admin(workload, "/clusters?format=json"))["cluster_statuses"]
-        outbound = [cluster for cluster in clusters if cluster["name"].startswith("outbound_")]
-        hosts = [host for cluster in outbound for host in cluster.get("host_statuses", ())]
-        return all(set(host["health_status"]) == {"eds_health_status"} for host in hosts)
+        outbound = [cluster.get("host_statuses", []) for cluster in clusters if cluster["name"].startswith("outbound_")]
+        is_known = self.settled(workload) and all(outbound)
+        return is_known and all(
+            set(host["health_status"]) == {"eds_health_status"} for hosts in outbound for host in hosts
+        )
 
     def logs(self) -> str:
         return "\n".join(f"== {name}\n{self.log(name)[-1500:]}" for name in self.processes)

@@ -114,14 +114,26 @@ def test_numbers_by_replica_count(check: Checker, replicas: int) -> None:
         one_out = 100 * (replicas - 1) / replicas
         assert one_out > panic, "an ejection must not cause panic"
         assert outlier.always_eject_one
-        assert outlier.ejection_percent_max * replicas <= 100 * ejectable
+        assert 100 * ejectable <= outlier.ejection_percent_max * replicas < 100 * replicas, "all but one, never all"
     else:
         assert outlier.ejection_percent_max == 0
         assert not outlier.always_eject_one
+    assert outlier.success_rate is None, "it would eject whoever failed one call more than the others"
     breaker = traffic.circuit_breaker
     assert breaker.retry_budget_percent >= min(50, 100 // replicas)
     assert breaker.retry_budget_percent <= 50
     assert breaker.requests_max >= breaker.pending_requests_max > 0
+
+
+@pytest.mark.parametrize(("replicas", "alike"), [(2, 2), (3, 3), (4, 4), (5, 5), (50, 5)])
+def test_a_success_rate_can_be_missed_with_any_number_of_replicas(check: Checker, replicas: int, alike: int) -> None:
+    traffic = "    traffic: {outlier_detection: {success_rate: {min_requests: 10}, base_ejection_time: 2m}}\n"
+    analysis = check((STOCK, STOCK + traffic), overrides=Overrides(replicas={"stock": replicas}))
+    outlier = mesh_of(analysis).service("stock").traffic.outlier_detection
+    assert outlier.success_rate is not None
+    assert outlier.success_rate.replicas_min == alike
+    assert 900 <= outlier.success_rate.stdev_factor < 1_000 * (replicas - 1) ** 0.5, "farther away none of them can be"
+    assert outlier.ejection_ms_max == outlier.base_ejection_ms == 120_000
 
 
 def test_two_replicas_have_the_numbers_that_were_measured(mesh: Mesh) -> None:

@@ -82,6 +82,8 @@ def test_a_callee_that_may_take_longer_than_all_its_caller_has_is_a_warning(chec
         ("{methods: {OrderService/GetOrder: {idle_timeout: 5s}}}", "NM503"),
         ("{methods: {OrderService/Nope: {deadline: 5s}}}", "NM305"),
         ("{methods: {StockService/Count: {deadline: 5s}}}", "NM306"),
+        ("{outlier_detection: {base_ejection_time: 2m, max_ejection_time: 1m}}", "NM509"),
+        ("{outlier_detection: {max_ejection_time: 4s}}", "NM509"),
     ],
 )
 def test_traffic_of_methods_must_fit(check: Checker, traffic: str, code: str) -> None:
