@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import bolt11 as second
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from services.chassis.secret import SecretBytes
@@ -31,6 +31,7 @@ KEY = NodeKey(SecretBytes(b"\x01" * 32))
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 hashes = st.binary(min_size=32, max_size=32).map(bytes.hex)
+THOUSAND_BITCOIN_MSAT = 10**14
 amounts = st.none() | st.integers(1, AMOUNT_MSAT_MAX) | st.sampled_from([1, 10, 100, 10**5, 10**8, 10**11])
 descriptions = st.text(st.characters(codec="utf-8"), max_size=159)
 hops = st.builds(
@@ -126,6 +127,8 @@ def test_the_second_implementation_reads_what_we_write(
 def test_we_read_what_the_second_implementation_writes(
     amount_msat: int | None, payment_hash: str, secret: str, description: str, expiry_s: int
 ) -> None:
+    # The package divides whole thousands of bitcoin once too often; it does not even read these back itself.
+    assume(amount_msat is None or amount_msat % THOUSAND_BITCOIN_MSAT)
     tags = second.Tags()
     tags.add(second.TagChar.payment_hash, payment_hash)
     tags.add(second.TagChar.payment_secret, secret)
