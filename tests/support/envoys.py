@@ -224,6 +224,10 @@ class Envoys:
             scrape=tcp(),
             certificates=self.folder / "certificates" / f"{service}-{index}",
             in_rotation=True,
+            external=tuple(
+                (name, UnixAddress(path=folder / f"{name}.sock"))
+                for name in self.mesh.service(service).external_connections
+            ),
         )
 
     def _folder(self, workload: str) -> Path:
