@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from generator.analysis.externals import check_externals
 from generator.analysis.files import check_services_files
 from generator.analysis.gateway import check_gateway, check_internal
 from generator.analysis.linking import link
@@ -12,7 +13,6 @@ from generator.analysis.policies import check_edges, check_policies
 from generator.analysis.services import (
     check_circles,
     check_deadlines,
-    check_externals,
     check_lifetime,
     check_listens,
     check_names,

@@ -6,6 +6,7 @@ import ipaddress
 import json
 from pathlib import Path
 
+from generator.analysis.certificates import check_pair
 from generator.analysis.files import check_file
 from generator.manifest.finding import Reporter, did_you_mean, quoted
 from generator.manifest.types import AuthenticationEntry, GatewayEntry, Manifest
@@ -28,8 +29,7 @@ def check_gateway(
         return
     _check_network(gateway, overrides, reporter)
     if gateway.tls is not None:
-        check_file(gateway.tls.certificate, base, "gateway.tls.certificate", reporter)
-        check_file(gateway.tls.private_key, base, "gateway.tls.private_key", reporter, private=True)
+        check_pair(gateway.tls.certificate, gateway.tls.private_key, base, "gateway.tls", reporter)
     if gateway.authentication is not None:
         _check_issuer(manifest, gateway.authentication, base, reporter)
         if links is not None:

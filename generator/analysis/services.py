@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
-from generator.analysis.files import check_file
 from generator.manifest.finding import Position, Reporter, did_you_mean, quoted
 from generator.manifest.kinds import format_duration
-from generator.manifest.types import REPLICAS_MAX, ExternalEntry, Manifest, ServiceEntry
+from generator.manifest.types import REPLICAS_MAX, Manifest, ServiceEntry
 from generator.manifest.values import Entry
 from generator.model import Method, StreamingKind, defaults
 from generator.model.links import Links
-from generator.model.mesh import GATEWAY, SYSTEM_AUTHORITIES
+from generator.model.mesh import GATEWAY
 from generator.model.overrides import Overrides
-from generator.model.resolve import parse_host, parse_listen
+from generator.model.resolve import parse_listen
 
 LOOPBACK = "127.0.0.1"
 CERTIFICATE_LIFETIME_MS_USUAL = 24 * defaults.HOUR_MS
@@ -55,59 +53,6 @@ def check_versions(manifest: Manifest, reporter: Reporter) -> None:
             cause = f"callers treat all versions of `{version_of.value}` alike"
             fix = f"write it in the `traffic` of `{version_of.value}`"
             reporter.report("NM317", service.traffic.position, "`traffic` of a version", cause=cause, fix=fix)
-
-
-def check_externals(manifest: Manifest, base: Path, reporter: Reporter) -> None:
-    """Hosts outside: names, addresses, files, and who connects to them."""
-    services = {entry.key.value for entry in manifest.services}
-    externals = {entry.key.value: entry.value for entry in manifest.external}
-    for entry in manifest.external:
-        name, where = entry.key, f"external.{entry.key.value}"
-        if name.value in services or name.value == GATEWAY:
-            cause, fix = "a service has this name, and calls name their target by it", "choose another name"
-            reporter.report("NM316", name.position, f"{quoted(name.value)} is taken", cause=cause, fix=fix)
-        _check_external(entry.value, where, base, reporter)
-    for service in manifest.services:
-        for written in service.value.external:
-            external = externals.get(written.value)
-            if external is not None and not external.serves:
-                continue
-            cause = "it speaks gRPC: its methods belong into `calls`" if external else "`external` has no such host"
-            known = [name for name, other in externals.items() if not other.serves]
-            fix = did_you_mean(written.value, known, what="external host without `serves`")
-            message = f"{quoted(written.value)} is not to be connected to"
-            reporter.report("NM318", written.position, message, cause=cause, fix=fix)
-
-
-def _check_external(entry: ExternalEntry, where: str, base: Path, reporter: Reporter) -> None:
-    if entry.address is not None:
-        try:
-            parse_host(entry.address.value)
-        except ValueError as error:
-            message = f"{where}.address: {quoted(entry.address.value)} is not an address"
-            fix = "write a host name or an IP address, a colon and a port"
-            reporter.report("NM107", entry.address.position, message, cause=str(error), fix=fix)
-    if entry.plaintext is not None:
-        if entry.tls is not None:
-            cause, fix = "`plaintext` says that no TLS is spoken", "keep one of them"
-            reporter.report("NM509", entry.tls.position, "`tls` and `plaintext`", cause=cause, fix=fix)
-        cause = "whoever is on the way reads and changes what is said"
-        fix = "remove `plaintext` as soon as the host speaks TLS"
-        reporter.warn("NM318", entry.plaintext.position, "no encryption to a host outside", cause=cause, fix=fix)
-    if (
-        entry.plaintext is None
-        and (entry.tls is None or entry.tls.ca is None)
-        and not Path(SYSTEM_AUTHORITIES).exists()
-    ):
-        cause = f"{SYSTEM_AUTHORITIES} is not there: no certificate of the host can be checked"
-        fix = "install the system's certificates, or add `tls: {ca: FILE}`"
-        reporter.warn("NM318", entry.position, "no authorities to trust", cause=cause, fix=fix)
-    if entry.tls is not None:
-        for name in ("ca", "certificate", "private_key"):
-            check_file(getattr(entry.tls, name), base, f"{where}.tls.{name}", reporter, private=name == "private_key")
-        if (entry.tls.certificate is None) != (entry.tls.private_key is None):
-            cause, fix = "a client proves itself by a certificate and its key", "write both, or neither"
-            reporter.report("NM509", entry.tls.position, "half of a client's certificate", cause=cause, fix=fix)
 
 
 def check_reachable(manifest: Manifest, links: Links, reporter: Reporter) -> None:

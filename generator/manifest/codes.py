@@ -76,6 +76,7 @@ CODES: Final[dict[str, str]] = {
     "NM603": "reserved environment variable",
     "NM604": "environment variable set twice",
     "NM605": "environment file with a wrong line",
+    "NM606": "certificate or key that cannot be used",
     "NM701": "Envoy refuses the configuration",
     "NM702": "configuration could not be rendered",
     "NM703": "Envoy is missing or broke",

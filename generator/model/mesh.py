@@ -272,6 +272,11 @@ class Mesh:
             self._services.update({service.name: service for service in self.services})
         return self._services[name]
 
+    @property
+    def connected(self) -> tuple[str, ...]:
+        """Hosts outside for which sidecars open sockets, sorted."""
+        return tuple(sorted({name for service in self.services for name in service.external_connections}))
+
     def external(self, name: str) -> External:
         """The host outside of this name; KeyError when there is none."""
         for external in self.externals:

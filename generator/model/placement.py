@@ -24,6 +24,11 @@ class SocketAddress:
 Address = UnixAddress | SocketAddress
 
 
+def external_socket(external: str) -> str:
+    """The file name of the socket for a host outside; no name of a host makes it one of the sidecar's own sockets."""
+    return f"to-{external}.sock"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaPlacement:
     """One replica: the application and its sidecar."""

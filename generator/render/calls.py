@@ -255,7 +255,7 @@ def _external_call(mesh: Mesh, edge: Edge, policy: MethodPolicy) -> CallView:
     return CallView(
         path=method.path,
         targets=(target,),
-        authority=host if external.port == HTTPS_PORT else f"{host}:{external.port}",
+        authority=_authority(host, external.port),
         limits=limits_of(policy),
         grpc_timeout=_grpc_timeout(limits_of(policy)),
         retry=retry_of(policy.retry, policy.hedging, deadline_ms=policy.deadline_ms, is_external=True)
@@ -270,6 +270,12 @@ def _external_call(mesh: Mesh, edge: Edge, policy: MethodPolicy) -> CallView:
         request_headers=headers_view(policy.request_headers),
         response_headers=headers_view(policy.response_headers),
     )
+
+
+def _authority(host: str, port: int) -> str:
+    """Name a host as URLs do: IPv6 in brackets, and no usual port."""
+    spelled = f"[{host}]" if ":" in host else host
+    return spelled if port == HTTPS_PORT else f"{spelled}:{port}"
 
 
 def _may_repeat(method: Method) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,16 @@ import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
+from click.testing import CliRunner
 
-from generator.model import UnixAddress
+from generator.analysis import check_manifest
+from generator.cli.main import main
+from generator.model import ExternalTls, TlsFiles, UnixAddress
+from generator.outputs.files import default_placement, validate_with_envoy
+from generator.outputs.files.validation import loadable, throwaway_leaf, validate_bootstrap
+from generator.outputs.local.binary import find_envoy
+from generator.render import render
+from generator.resources import twin
 from support.envoys import Envoys, call, failure
 from support.outside import Listener, Notary, Rates
 
@@ -271,3 +280,60 @@ async def test_only_the_application_of_the_service_may_use_its_socket(world: Wor
     assert oct(world.socket("echo").stat().st_mode)[-3:] == "600"
     other = next(replica for replica in world.envoys.placement.replicas if replica.name == "other-0")
     assert other.external == ()
+
+
+SMALL = """
+mesh: test
+protos: [protos]
+external:
+  rates: {address: "rates.example.org:443", serves: [rates.v1.RateService]}
+  files: {address: "[2001:db8::1]:443", tls: {ca: notary.crt, certificate: shop.crt, private_key: shop.key}}
+services:
+  shop: {run: shop, serves: [ShopService], replicas: 1, external: [files], calls: {rates: [RateService/*]}}
+gateway: {expose: {shop: [ShopService/*]}}
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A manifest with the hosts that the system's authorities and own ones vouch for."""
+    (tmp_path / "protos").mkdir()
+    (tmp_path / "protos" / "rates.proto").write_text(PROTO)
+    Notary(tmp_path).issue("shop", "shop.example.org")
+    (tmp_path / "mesh.yaml").write_text(SMALL)
+    return tmp_path / "mesh.yaml"
+
+
+async def test_check_works_where_the_systems_authorities_are_missing(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("generator.analysis.externals.SYSTEM_AUTHORITIES", "/nowhere/authorities.crt")
+    monkeypatch.setattr("generator.render.workload.SYSTEM_AUTHORITIES", "/nowhere/authorities.crt")
+    result = CliRunner().invoke(main, ["-f", str(small), "check"])
+    assert result.exit_code == 0, result.output
+    assert "mesh.yaml:5:10: warning[NM318] no authorities to trust" in result.output
+    assert "/nowhere/authorities.crt is not there" in result.output
+    assert "Envoy accepts the configuration of 2 workloads" in result.output
+
+
+async def test_a_twin_stands_in_for_certificates_that_are_not_there_yet(small: Path) -> None:
+    mesh = check_manifest(small).mesh
+    assert mesh is not None
+    client = TlsFiles(certificate=Path("/nowhere/client.crt"), private_key=Path("/nowhere/client.key"))
+    tls = ExternalTls(server_name="2001:db8::1", ca=Path("/nowhere/authorities.crt"), client=client)
+    missing = replace(mesh, externals=tuple(replace(external, tls=tls) for external in mesh.externals))
+    resources = render(missing, default_placement(missing, small.parent))
+    assert validate_with_envoy(resources) == ()
+    (cluster,) = [found for found in resources.workload("shop-0").clusters if found.name == "external_files"]
+    assert "/nowhere/authorities.crt" in str(cluster.body), "the twin's stand-ins are not what runs"
+
+
+async def test_envoy_itself_would_refuse_the_missing_files(small: Path, tmp_path: Path) -> None:
+    """What the stand-ins are for: without them this fails."""
+    mesh = check_manifest(small).mesh
+    assert mesh is not None
+    workload = render(mesh, default_placement(mesh, small.parent)).workload("shop-0")
+    small.with_name("notary.crt").unlink()
+    path = tmp_path / "twin.json"
+    path.write_text(json.dumps(twin(workload, tuple(loadable(each, throwaway_leaf()) for each in workload.secrets))))
+    assert "notary.crt" in (validate_bootstrap(find_envoy(), path) or "")

@@ -22,6 +22,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from generator.analysis import check_manifest
 from generator.model import GatewayPlacement, Mesh, Placement, ReplicaPlacement, SocketAddress, UnixAddress
+from generator.model.placement import external_socket
 from generator.outputs.files import publish
 from generator.outputs.local.binary import find_envoy
 from generator.pki import Authority, TokenKey, issue_leaf, publish_leaf
@@ -225,7 +226,7 @@ class Envoys:
             certificates=self.folder / "certificates" / f"{service}-{index}",
             in_rotation=True,
             external=tuple(
-                (name, UnixAddress(path=folder / f"{name}.sock"))
+                (name, UnixAddress(path=folder / external_socket(name)))
                 for name in self.mesh.service(service).external_connections
             ),
         )

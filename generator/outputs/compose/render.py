@@ -12,6 +12,7 @@ from typing import Any
 
 from generator.model import Gateway, GeneratedSecret, Mesh, Service
 from generator.model.mesh import GATEWAY
+from generator.model.placement import external_socket
 from generator.outputs.compose.emit import emit, literal
 
 COMPOSE_FILE = "compose.yaml"
@@ -88,7 +89,10 @@ def _environment(mesh: Mesh, service: Service, index: int) -> dict[str, str]:
         "NIPMESH_LISTEN": listens,
         "NIPMESH_METRICS_LISTEN": f"unix:{SOCKETS}/metrics.sock",
         "NIPMESH_EGRESS": f"unix:{SOCKETS}/egress.sock",
-        **{mesh.external(name).variable: f"unix:{SOCKETS}/{name}.sock" for name in service.external_connections},
+        **{
+            mesh.external(name).variable: f"unix:{SOCKETS}/{external_socket(name)}"
+            for name in service.external_connections
+        },
         "NIPMESH_AUTHORITY": mesh.name,
         "NIPMESH_DATA_DIRECTORY": "/var/lib/nipmesh",
     }

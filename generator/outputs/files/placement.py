@@ -20,6 +20,7 @@ from generator.model import (
     UnixAddress,
 )
 from generator.model.mesh import GATEWAY
+from generator.model.placement import external_socket
 
 LOOPBACK = "127.0.0.1"
 PORT_FIRST = 21_000
@@ -104,7 +105,8 @@ def _replica(service: Service, index: int, position: int, certificates: Path) ->
         certificates=certificates / name,
         in_rotation=True,
         external=tuple(
-            (external, UnixAddress(path=sockets / f"{external}.sock")) for external in service.external_connections
+            (external, UnixAddress(path=sockets / external_socket(external)))
+            for external in service.external_connections
         ),
     )
 

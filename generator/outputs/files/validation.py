@@ -8,7 +8,7 @@ import re
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from generator.outputs.local.binary import find_envoy
 from generator.pki import Authority, Leaf, issue_leaf
 from generator.pki.authority import make_authority
-from generator.resources import Resource, ResourceSet, ResourceType, WorkloadResources, make_resource, twin
+from generator.resources import Resource, ResourceSet, WorkloadResources, make_resource, twin
 from generator.resources.references import every
 
 PARALLEL = 2
@@ -70,8 +70,9 @@ def validate_bootstrap(envoy: Path, bootstrap: Path) -> str | None:
 
 def _validate(envoy: Path, leaf: Leaf, folder: Path, workload: WorkloadResources) -> EnvoyRefusal | None:
     secrets = tuple(loadable(secret, leaf) for secret in workload.secrets)
+    clusters = tuple(loadable(cluster, leaf) for cluster in workload.clusters)
     path = folder / f"{workload.name}.json"
-    path.write_text(json.dumps(twin(workload, secrets)), encoding="utf-8")
+    path.write_text(json.dumps(twin(replace(workload, clusters=clusters), secrets)), encoding="utf-8")
     complaint = validate_bootstrap(envoy, path)
     if complaint is None:
         return None
@@ -95,21 +96,33 @@ def throwaway_leaf() -> Leaf:
     return issue_leaf(authority, identity="spiffe://validation.invalid/nobody", lifetime=LIFETIME, now=now)
 
 
-def loadable(secret: Resource, leaf: Leaf) -> Resource:
-    """Give the secret itself when its files exist, else one with the throwaway certificate in it."""
-    if all(Path(name).is_file() for name in _file_names(secret.body)):
-        return secret
-    private_key = leaf.private_key_pem.reveal().decode()
-    texts = {
-        "certificate_chain": {"inline_string": leaf.certificate_pem.decode()},
-        "private_key": {"inline_string": private_key},
-    }
-    if "tls_certificate" in secret.body:
-        body: dict[str, Any] = {"name": secret.name, "tls_certificate": texts}
-    else:
-        trusted = {"inline_string": leaf.authorities_pem.decode()}
-        body = {"name": secret.name, "validation_context": {"trusted_ca": trusted}}
-    return make_resource(ResourceType.SECRET, body)
+def loadable(resource: Resource, leaf: Leaf) -> Resource:
+    """Give the resource itself when the files of its certificates exist, else it with the throwaway ones in it."""
+    body = _with_certificates(resource.body, leaf)
+    return resource if body == resource.body else make_resource(resource.type, body)
+
+
+def _with_certificates(value: Any, leaf: Leaf) -> Any:
+    """Copy JSON; a certificate and its key are replaced together, or they would not fit each other."""
+    if isinstance(value, list):
+        return [_with_certificates(item, leaf) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "certificate_chain" in value and not _are_there(value):
+        private_key = leaf.private_key_pem.reveal().decode()
+        return {"certificate_chain": _inline(leaf.certificate_pem.decode()), "private_key": _inline(private_key)}
+    if "trusted_ca" in value and not _are_there(value["trusted_ca"]):
+        rest = {name: item for name, item in value.items() if name != "watched_directory"}
+        return rest | {"trusted_ca": _inline(leaf.authorities_pem.decode())}
+    return {name: _with_certificates(item, leaf) for name, item in value.items()}
+
+
+def _inline(text: str) -> dict[str, str]:
+    return {"inline_string": text}
+
+
+def _are_there(source: dict[str, Any]) -> bool:
+    return all(Path(name).is_file() for name in _file_names(source))
 
 
 def _file_names(value: Any) -> list[str]:

@@ -181,7 +181,7 @@ def check_gateway_port(manifest: Path, mesh: Mesh) -> Check:
 def check_socket_length(mesh: Mesh) -> Check:
     """Tell whether every socket's path is short enough."""
     longest = max((f"{service.name}-{service.replicas}" for service in mesh.services), key=len, default="")
-    lengths = [socket_path_length(base, longest) for base in socket_bases()]
+    lengths = [socket_path_length(base, longest, mesh.connected) for base in socket_bases()]
     found = f"{min(lengths)} of {SOCKET_PATH_BYTES_MAX} bytes"
     if min(lengths) <= SOCKET_PATH_BYTES_MAX:
         return Check(level=Level.OK, subject="socket paths", found=found)

@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from generator.model.placement import external_socket
 from generator.pki import private_directory
 
 SOCKET_PATH_BYTES_MAX = 107
@@ -98,14 +99,14 @@ class StatePaths:
             private_directory(folder)
 
 
-def make_socket_directory(workloads: tuple[str, ...]) -> Path:
-    """Make a fresh 0700 folder whose sockets' paths are short enough for every workload.
+def make_socket_directory(workloads: tuple[str, ...], externals: tuple[str, ...] = ()) -> Path:
+    """Make a fresh 0700 folder whose sockets' paths are short enough for every workload and every host outside.
 
     Raises SocketPathError when there is none, and OSError.
     """
     longest = max(workloads, key=len, default="")
     for base in socket_bases():
-        length = socket_path_length(base, longest)
+        length = socket_path_length(base, longest, externals)
         if length <= SOCKET_PATH_BYTES_MAX and os.access(base, os.W_OK | os.X_OK):
             return Path(tempfile.mkdtemp(prefix=f"{SOCKET_DIRECTORY_PREFIX}{os.getuid()}-", dir=base))
     raise SocketPathError(
@@ -119,7 +120,8 @@ def socket_bases() -> tuple[Path, ...]:
     return (*((Path(runtime),) if runtime else ()), Path("/tmp"))  # noqa: S108  # mkdtemp makes it private
 
 
-def socket_path_length(base: Path, workload: str) -> int:
+def socket_path_length(base: Path, workload: str, externals: tuple[str, ...] = ()) -> int:
     """Count the bytes of the longest socket path of a workload below a fresh folder in `base`."""
-    example = base / f"{SOCKET_DIRECTORY_PREFIX}{os.getuid()}-xxxxxxxx" / workload / SOCKET_NAME_LONGEST
+    name = max(SOCKET_NAME_LONGEST, *map(external_socket, externals), key=len)
+    example = base / f"{SOCKET_DIRECTORY_PREFIX}{os.getuid()}-xxxxxxxx" / workload / name
     return len(os.fsencode(example))

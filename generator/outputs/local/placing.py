@@ -15,6 +15,7 @@ from generator.model import (
     UnixAddress,
 )
 from generator.model.mesh import GATEWAY
+from generator.model.placement import external_socket
 from generator.outputs.local.paths import StatePaths
 from generator.outputs.local.ports import LOOPBACK, PortPool
 from generator.pki import private_directory
@@ -82,7 +83,7 @@ class Placer:
 
     def _outside(self, service: Service, name: str, folder: Path) -> Address:
         """Choose where connections to a host outside begin."""
-        return UnixAddress(path=folder / f"{name}.sock") if service.listen_port is None else self._ports.take()
+        return UnixAddress(path=folder / external_socket(name)) if service.listen_port is None else self._ports.take()
 
     def _egress(self, service: Service, folder: Path) -> Address:
         """Choose where calls go out: an application that cannot listen on a Unix socket may not dial one either."""

@@ -69,7 +69,7 @@ class Run:
         self._paths = paths
         self._stop = asyncio.Event()
         self._ports = PortPool(seed=paths.root)
-        self._sockets = make_socket_directory(_workload_names(request.mesh))
+        self._sockets = make_socket_directory(_workload_names(request.mesh), request.mesh.connected)
         record = paths.runs / f"{secrets.token_hex(RUN_ID_BYTES)}.json"
         self._record = RunRecord(record, sockets=self._sockets, current=paths.current)
         self._reaper = Reaper(record)

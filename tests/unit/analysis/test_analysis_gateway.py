@@ -11,6 +11,7 @@ import pytest
 
 from generator.analysis import Analysis, Overrides
 from generator.manifest import Finding, Severity
+from support.outside import Notary
 
 Checker = Callable[..., Analysis]
 One = Callable[..., Finding]
@@ -74,15 +75,32 @@ def test_what_a_service_calls_of_itself_does_not_make_it_internal(check: Checker
 def test_tls_files_must_exist_and_the_key_be_private(check: Checker, tmp_path: Path) -> None:
     replacement = ("gateway:\n", "gateway:\n  tls: {certificate: a.crt, private_key: a.key}\n")
     assert codes(check(replacement)) == ["NM601", "NM601"]
-    for name in ("a.crt", "a.key"):
-        (tmp_path / name).write_text("x", encoding="utf-8")
-        (tmp_path / name).chmod(0o644)
+    pair = Notary(tmp_path).issue("a", "example.org")
+    assert codes(check(replacement)) == []
+    pair.private_key.chmod(0o644)
     assert codes(check(replacement)) == ["NM602"]
 
 
+def test_tls_files_must_hold_a_certificate_and_its_key(check: Checker, tmp_path: Path) -> None:
+    replacement = ("gateway:\n", "gateway:\n  tls: {certificate: a.crt, private_key: b.key}\n")
+    notary = Notary(tmp_path)
+    notary.issue("a", "example.org")
+    notary.issue("b", "example.org")
+    (finding,) = check(replacement).findings
+    assert (finding.code, finding.line, finding.column) == ("NM606", 13, 42)
+    assert "not the key of the certificate" in finding.message
+    for name in ("a.crt", "b.key"):
+        (tmp_path / name).write_text("garbage", encoding="utf-8")
+    found = check(replacement).findings
+    assert [(finding.code, finding.column) for finding in found] == [("NM606", 22), ("NM606", 42)]
+    assert [finding.message.rpartition(" is not ")[2] for finding in found] == [
+        "a certificate",
+        "a private key without a password",
+    ]
+
+
 def test_tls_and_a_plain_public_url_contradict(check: Checker, tmp_path: Path) -> None:
-    for name in ("a.crt", "a.key"):
-        (tmp_path / name).touch(mode=0o600)
+    Notary(tmp_path).issue("a", "example.org")
     lines = "gateway:\n  tls: {certificate: a.crt, private_key: a.key}\n  public_url: http://x.org\n"
     assert codes(check(("gateway:\n", lines))) == ["NM408"]
 

@@ -1,5 +1,6 @@
 """What an application is told, and where it is put."""
 
+import re
 import stat
 import sys
 from dataclasses import replace
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from generator.model import Mesh, Secret, Service, SocketAddress, UnixAddress
+from generator.model import External, ExternalTls, Mesh, Secret, Service, SocketAddress, UnixAddress
 from generator.outputs.local.environment import (
     EnvironmentFileError,
     Surroundings,
@@ -103,6 +104,19 @@ def test_the_first_replica_of_a_foreign_application_gets_the_manifests_port(tmp_
     pool.close()
 
 
+def test_an_application_is_told_where_to_connect_to_hosts_outside(tmp_path: Path, mesh: Mesh) -> None:
+    tls = ExternalTls(server_name="db.example.org", ca=None, client=None)
+    outside = External(name="app", host="db.example.org", port=5432, tls=tls, methods=())
+    connected = tuple(replace(service, external_connections=("app",)) for service in mesh.services)
+    mesh = replace(mesh, services=connected, externals=(outside,))
+    environment = environment_of(tmp_path, mesh, mesh.service("echo"))
+    assert environment["NIPMESH_EXTERNAL_APP"] == f"unix:{tmp_path}/s/echo-1/to-app.sock"
+    assert environment["NIPMESH_LISTEN"] == f"unix:{tmp_path}/s/echo-1/app.sock"
+    foreign = environment_of(tmp_path, mesh, mesh.service("foreign"))
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", foreign["NIPMESH_EXTERNAL_APP"])
+    assert foreign["NIPMESH_EXTERNAL_APP"] not in {foreign["NIPMESH_LISTEN"], foreign["NIPMESH_EGRESS"]}
+
+
 def test_the_outer_environment_cannot_pose_as_the_runner(tmp_path: Path, mesh: Mesh, echo_service: Service) -> None:
     outer = {"NIPMESH_SERVICE": "other", "NIPMESH_SECRET": "x", "NIPMESH_LOG_LEVEL": "debug", "HOME": "/h"}
     environment = environment_of(tmp_path, mesh, echo_service, outer)
@@ -165,3 +179,5 @@ def test_socket_folders_are_short_private_and_fresh(monkeypatch: pytest.MonkeyPa
     second.rmdir()
     with pytest.raises(SocketPathError, match="shorter name"):
         make_socket_directory(("p" * 90,))
+    with pytest.raises(SocketPathError, match="shorter name"):
+        make_socket_directory(("p" * 40,), ("e" * 40,))
