@@ -35,6 +35,7 @@ lint: $(INSTALLED) ## ruff, mypy --strict, buf lint and format, and generated fi
 	$(BIN)/mypy
 	$(BIN)/python -m generator.catalog.lint
 	$(BIN)/nipmesh schema | diff -u mesh.schema.json -
+	$(BIN)/nipmesh schema --reference | diff -u docs/reference.md -
 	$(BIN)/nipmesh render --target compose | diff -u compose.yaml -
 
 format: $(INSTALLED) ## rewrite sources in the house's format
@@ -45,8 +46,9 @@ format: $(INSTALLED) ## rewrite sources in the house's format
 stubs: $(INSTALLED) ## make the stubs anew
 	$(BIN)/python -m generator.catalog.build_hook
 
-generated: $(INSTALLED) ## rewrite mesh.schema.json and compose.yaml
+generated: $(INSTALLED) ## rewrite mesh.schema.json, docs/reference.md and compose.yaml
 	$(BIN)/nipmesh schema > mesh.schema.json
+	$(BIN)/nipmesh schema --reference > docs/reference.md
 	$(BIN)/nipmesh render --target compose > compose.yaml
 
 bench: $(INSTALLED) ## measure; prints tables with ratios

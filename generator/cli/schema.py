@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from generator.manifest.reference import reference
 from generator.manifest.schema import json_schema_text
+from generator.outputs.reference import reference
 
 
 @click.command()
-@click.option("--markdown", is_flag=True, help="Print a table of all keys for people instead.")
-def command(markdown: bool) -> None:
+@click.option("--reference", "for_people", is_flag=True, help="Print the reference for people (Markdown) instead.")
+def command(for_people: bool) -> None:
     """Print the JSON Schema of the manifest, for editors."""
-    click.echo(reference() if markdown else json_schema_text(), nl=False)
+    click.echo(reference() if for_people else json_schema_text(), nl=False)

@@ -105,8 +105,9 @@ class Key:
     default: str
     """What holds when the key is missing, in words; empty for required keys."""
     example: str
-    sample: str
-    """A policy as one would write it below `traffic`, YAML; shown in the reference and tried by a test."""
+    samples: tuple[str, ...]
+    """YAML, shown in the reference and tried by a test: of a policy what one writes below `traffic`, else a piece of a whole
+    manifest."""
     unless: str
     """Another key in whose presence a required one may be missing."""
 
@@ -118,11 +119,12 @@ def key(
     required: bool = False,
     default: str = "",
     example: str = "",
-    sample: str = "",
+    sample: str | tuple[str, ...] = (),
     unless: str = "",
 ) -> Any:
     """Declare a dataclass field as a key of the manifest: one declaration loads, describes and documents it."""
-    meta = Key(kind=kind, doc=doc, required=required, default=default, example=example, sample=sample, unless=unless)
+    samples = (sample,) if isinstance(sample, str) else sample
+    meta = Key(kind=kind, doc=doc, required=required, default=default, example=example, samples=samples, unless=unless)
     return dataclasses.field(default=kind.placeholder, metadata={"key": meta})
 
 

@@ -59,8 +59,8 @@ class EdgeMethodTraffic(Record):
         "When and how often a failed attempt is repeated.",
         default="decided for each method from its `idempotency_level`",
         sample=(
-            "retries:\n  attempts: 2\n  on: [not_delivered, reset, unavailable, push_back]\n"
-            "  per_try_timeout: 500ms\n  backoff: {base: 20ms, max: 1s}"
+            "retries:\n  attempts: 2\n  on: [not_delivered, unavailable]\n  backoff: {base: 20ms, max: 1s}",
+            "retries: {per_try_timeout: 500ms}",
         ),
     )
     faults: Faults | None = key(
@@ -164,7 +164,11 @@ class MeshTraffic(CallTraffic):
     load_balancing: LoadBalancing | None = key(
         RecordOf(record=LoadBalancing, word="`{policy: round_robin}`"),
         "Which replica takes a call.",
-        sample=("load_balancing:\n  policy: least_request\n  weights: [3, 1]\n  slow_start: 30s\n  panic_threshold: 0"),
+        sample=(
+            "load_balancing:\n  policy: least_request\n  weights: [3, 1]\n  slow_start: 30s\n  panic_threshold: 0",
+            "load_balancing:\n  policy: maglev\n  hash_on: {field: order_id}",
+            "load_balancing:\n  policy: ring_hash\n  hash_on: {cookie: {name: shard, ttl: 1h}}",
+        ),
     )
     circuit_breaker: CircuitBreaker | None = key(
         CIRCUIT_BREAKER,
@@ -213,7 +217,10 @@ class Traffic(MeshTraffic):
         RecordOf(record=SessionPersistence, word="`{header: x-session}`"),
         "All calls of one session go to one replica for as long as it lives.",
         default="off",
-        sample="session_persistence: {header: x-order-session}",
+        sample=(
+            "session_persistence: {header: x-order-session}",
+            "session_persistence: {cookie: {name: session, ttl: 1h}}",
+        ),
     )
     methods: tuple[Entry[MethodTraffic], ...] = key(
         METHODS_OF_SERVICE, "Settings of single methods of this service; they win over the service's."

@@ -122,6 +122,11 @@ class CallsEntry(Record):
         RecordOf(record=EdgeTraffic, word="traffic settings"),
         "How this caller's calls are carried: it may be stricter than the service, never looser.",
         default="as the service says",
+        sample=(
+            "services:\n  checkout:\n    calls:\n      orders:\n        methods: [OrderService/*]\n        traffic:\n"
+            "          deadline: 1s\n          circuit_breaker: {max_requests: 10}\n          methods:\n"
+            "            OrderService/GetOrder: {retries: {attempts: 1}}"
+        ),
     )
 
 
@@ -196,6 +201,10 @@ class ServiceEntry(Record):
         "Another version of this service: it serves and calls the same and has the same identity; `routing` of the "
         "service decides which calls it gets.",
         default="a service of its own",
+        sample=(
+            "services:\n  orders-blue: {run: python -m orders.blue, version_of: orders, replicas: 1}\n"
+            "  orders:\n    traffic:\n      routing: {split: {orders: 90, orders-blue: 10}}"
+        ),
     )
     calls: tuple[Entry[CallsEntry], ...] = key(
         CALLS, "Which methods of which services it calls; everything else is denied.", default="nothing"
@@ -209,6 +218,10 @@ class ServiceEntry(Record):
         ListOf(item=NAME, count_max=20, word="a list of zones"),
         "The zones of its replicas, in turn: replica 0 is in the first.",
         default="the mesh's zones",
+        sample=(
+            "services:\n  orders:\n    zones: [east, west]\n    traffic:\n      load_balancing: {failover: [west]}\n"
+            "  checkout: {zones: [east]}"
+        ),
     )
     traffic: Traffic | None = key(
         RecordOf(record=Traffic, word="traffic settings"), "How calls to this service are carried."
@@ -356,6 +369,7 @@ class Manifest(Record):
         ListOf(item=NAME, count_max=20, word="a list of zones"),
         "Zones over which the replicas of every service are spread in turn.",
         default="no zones",
+        sample="zones: [east, west]",
     )
     traffic: MeshTraffic | None = key(
         RecordOf(record=MeshTraffic, word="traffic settings"), "What holds for every service that says nothing else."
@@ -369,6 +383,13 @@ class Manifest(Record):
         ),
         "Hosts outside the mesh that services may call; every other one is denied.",
         default="none",
+        sample=(
+            "external:\n  rates:\n    address: rates.example.org:443\n    serves: [shop.v1.RateService]\n"
+            "    traffic: {deadline: 1s, retries: {attempts: 1}}\n"
+            "  ledger:\n    address: 10.1.2.3:5432\n    tls: {server_name: ledger.example.org}\n"
+            "services:\n  checkout:\n    external: [ledger]  # its socket is in NIPMESH_EXTERNAL_LEDGER\n"
+            "    calls:\n      rates: [RateService/GetRate]"
+        ),
     )
     gateway: GatewayEntry | None = key(
         RecordOf(record=GatewayEntry, word="gateway settings"), "The one way in from outside.", default="no gateway"

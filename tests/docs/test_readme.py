@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from support.mesh import REPOSITORY, free_port
+from support.orders import with_piece
 
 pytestmark = [pytest.mark.mesh, pytest.mark.timeout(240)]
 
@@ -105,9 +106,18 @@ def test_every_python_block_runs(running: Path, gateway: str) -> None:
 
 
 def test_the_manifest_shown_is_sound(checkout: Path) -> None:
-    (shown,) = blocks("yaml")
+    shown, _ = blocks("yaml")
     nip = "  nip:\n    run: python -m services.nip\n    serves: [nipmesh.nip.v1.NipService]\n"
     (checkout / "shown.yaml").write_text(shown + nip)
     command = [".venv/bin/nipmesh", "-f", "shown.yaml", "check", "--no-envoy"]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_traffic_policies_shown_are_sound_and_envoy_takes_them(checkout: Path) -> None:
+    _, piece = blocks("yaml")
+    (checkout / "policies.yaml").write_text(with_piece(piece, (checkout / "mesh.yaml").read_text()))
+    command = [".venv/bin/nipmesh", "-f", "policies.yaml", "check"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Envoy accepts the configuration of 7 workloads" in done.stdout

@@ -70,6 +70,12 @@ def test_schema_prints_the_schema() -> None:
     assert json.loads(result.output) == json_schema()
 
 
+def test_schema_prints_the_reference_for_people() -> None:
+    result = run("schema", "--reference")
+    assert result.exit_code == 0
+    assert result.output == (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+
+
 def test_check_of_a_sound_manifest() -> None:
     result = run("-f", MANIFEST, "check", "--no-envoy")
     assert result.exit_code == 0, result.output

@@ -11,10 +11,7 @@ import pytest
 import yaml
 
 from generator.manifest import load_bytes
-from generator.manifest.collections import keys_of
-from generator.manifest.reference import reference
 from generator.manifest.schema import json_schema, json_schema_text
-from generator.manifest.types import Manifest, ServiceEntry
 
 ROOT = Path(__file__).resolve().parents[3]
 SERVICE = {"run": "python -m orders", "serves": ["shop.v1.OrderService"]}
@@ -65,20 +62,3 @@ def test_schema_and_loader_agree(document: dict[str, Any], good: bool) -> None:
     by_loader = not load_bytes(json.dumps(document).encode()).reporter.findings
     assert by_schema is good
     assert by_loader is good
-
-
-def test_the_reference_has_a_row_for_every_key() -> None:
-    rows = reference().splitlines()[2:]
-    paths = [row.split("`")[1] for row in rows]
-    assert len(set(paths)) == len(paths)
-    assert {"mesh", "services.SERVICE.run", "gateway.authentication.issuer"} <= set(paths)
-    assert "services.SERVICE.traffic.methods.METHOD.idle_timeout" in paths
-    assert "services.SERVICE.secrets.SECRET.generate" in paths
-    assert all(row.count(" | ") == 3 for row in rows)
-
-
-def test_every_key_is_documented() -> None:
-    for record in (Manifest, ServiceEntry):
-        for name, spec in keys_of(record).items():
-            assert spec.doc.endswith("."), name
-            assert bool(spec.example) or not spec.required, name
