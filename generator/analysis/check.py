@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from generator.analysis.consistency import check_consistency
+from generator.analysis.edges import check_edges
 from generator.analysis.externals import check_externals
 from generator.analysis.files import check_services_files
 from generator.analysis.gateway import check_gateway, check_internal
 from generator.analysis.linking import link
-from generator.analysis.policies import check_edges, check_policies
+from generator.analysis.policies import check_policies
 from generator.analysis.services import (
     check_circles,
     check_deadlines,
@@ -19,6 +21,7 @@ from generator.analysis.services import (
     check_overrides,
     check_reachable,
     check_versions,
+    replicas_of,
 )
 from generator.analysis.traffic import check_traffic
 from generator.catalog import compile_catalog
@@ -65,11 +68,12 @@ def analyse(manifest: Manifest, base: Path, reporter: Reporter, overrides: Overr
     if links is not None:
         check_policies(links, reporter)
         check_traffic(manifest, links, reporter)
+        check_consistency(manifest, links, replicas_of(manifest, overrides), reporter)
         _check_graph(manifest, links, reporter)
     if reporter.has_errors or catalog is None or links is None:
         return Analysis(mesh=None, findings=reporter.sorted())
     resolution = resolve(manifest, links, catalog.descriptor_set, base, overrides)
-    check_edges(resolution.mesh, links, reporter)
+    check_edges(resolution, links, reporter)
     if reporter.has_errors:
         return Analysis(mesh=None, findings=reporter.sorted())
     return Analysis(mesh=resolution.mesh, findings=reporter.sorted(), decisions=resolution.decisions)

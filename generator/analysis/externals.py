@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from generator.analysis.certificates import check_authorities, check_pair
 from generator.manifest.finding import Reporter, did_you_mean, quoted
-from generator.manifest.types import ExternalEntry, Manifest
+from generator.manifest.types import ExternalEntry, Manifest, ServiceEntry
 from generator.model.mesh import GATEWAY, SYSTEM_AUTHORITIES
 from generator.model.resolve import parse_host
 
@@ -22,15 +23,31 @@ def check_externals(manifest: Manifest, base: Path, reporter: Reporter) -> None:
             reporter.report("NM316", name.position, f"{quoted(name.value)} is taken", cause=cause, fix=fix)
         _check_external(entry.value, where, base, reporter)
     for service in manifest.services:
-        for written in service.value.external:
-            external = externals.get(written.value)
-            if external is not None and not external.serves:
-                continue
-            cause = "it speaks gRPC: its methods belong into `calls`" if external else "`external` has no such host"
-            known = [name for name, other in externals.items() if not other.serves]
-            fix = did_you_mean(written.value, known, what="external host without `serves`")
-            message = f"{quoted(written.value)} is not to be connected to"
-            reporter.report("NM318", written.position, message, cause=cause, fix=fix)
+        _check_connections(service.value, externals, reporter)
+    used = {written.value for service in manifest.services for written in service.value.external}
+    used |= {call.key.value for service in manifest.services for call in service.value.calls}
+    for entry in manifest.external:
+        if entry.key.value not in used | services:
+            cause = "no service has it in `external` or `calls`: every connection to it is denied"
+            fix = "add it to the services that need it, or remove it"
+            reporter.warn("NM310", entry.key.position, f"nobody can reach `{entry.key.value}`", cause=cause, fix=fix)
+
+
+def _check_connections(service: ServiceEntry, externals: Mapping[str, ExternalEntry], reporter: Reporter) -> None:
+    seen: set[str] = set()
+    for written in service.external:
+        if written.value in seen:
+            message = f"{quoted(written.value)} repeats what stands before it"
+            reporter.report("NM309", written.position, message, cause="the list has it already", fix="keep one of them")
+        seen.add(written.value)
+        external = externals.get(written.value)
+        if external is not None and not external.serves:
+            continue
+        cause = "it speaks gRPC: its methods belong into `calls`" if external else "`external` has no such host"
+        known = [name for name, other in externals.items() if not other.serves]
+        fix = did_you_mean(written.value, known, what="external host without `serves`")
+        message = f"{quoted(written.value)} is not to be connected to"
+        reporter.report("NM318", written.position, message, cause=cause, fix=fix)
 
 
 def _check_external(entry: ExternalEntry, where: str, base: Path, reporter: Reporter) -> None:

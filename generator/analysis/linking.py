@@ -92,7 +92,8 @@ class _Linker:
     def _servers(self) -> dict[str, str]:
         servers: dict[str, Located[str]] = {}
         owners: dict[str, str] = {}
-        lists = [(entry.key.value, entry.value.serves) for entry in self.manifest.services]
+        services = [entry for entry in self.manifest.services if entry.value.version_of is None]
+        lists = [(entry.key.value, entry.value.serves) for entry in services]
         lists += [(entry.key.value, entry.value.serves) for entry in self.manifest.external]
         for owner, serves in lists:
             for written in serves:

@@ -96,6 +96,13 @@ def check_overrides(manifest: Manifest, overrides: Overrides, reporter: Reporter
         reporter.report("NM315", manifest.position, "no gateway", cause=cause, fix="add `gateway`, or drop the option")
 
 
+def replicas_of(manifest: Manifest, overrides: Overrides) -> dict[str, int]:
+    """How many replicas each service and version has."""
+    written = {entry.key.value: entry.value.replicas for entry in manifest.services}
+    counts = {name: replicas.value if replicas is not None else defaults.REPLICAS for name, replicas in written.items()}
+    return counts | {name: count for name, count in overrides.replicas.items() if name in counts}
+
+
 def check_listens(manifest: Manifest, overrides: Overrides, reporter: Reporter) -> None:
     """Every address must be one, loopback where an application listens, and no port is taken twice."""
     taken = dict(_gateway_ports(manifest, overrides, reporter))

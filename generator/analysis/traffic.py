@@ -11,25 +11,27 @@ from generator.manifest.policies import (
     Faults,
     HashOn,
     HeaderChanges,
-    LoadBalancing,
     MatchRule,
     OutlierDetection,
     RateLimit,
-    Retries,
     Routing,
     SessionPersistence,
 )
 from generator.manifest.traffic import CallTraffic, MeshTraffic, Traffic
-from generator.manifest.types import Manifest
-from generator.manifest.values import Located, Record
-from generator.model import CONSISTENT, Balancer, defaults
+from generator.manifest.types import CallsEntry, Manifest
+from generator.manifest.values import Entry, Located, Record
+from generator.model import defaults
 from generator.model.links import Links
 from generator.model.mesh import GATEWAY
 
-SLOW_STARTERS = frozenset({Balancer.LEAST_REQUEST, Balancer.ROUND_ROBIN})
 RESERVED_PREFIXES = ("x-nipmesh-", "x-envoy-", "x-forwarded-", "grpc-", "content-", ":")
 RESERVED_HEADERS = frozenset({"authorization", "host", "te", "connection", "transfer-encoding", "traceparent"})
 """What gRPC, Envoy and the mesh itself write: whoever changes them breaks calls or forges an identity."""
+STRIPPED_PREFIXES = ("x-nipmesh-", "x-envoy-")
+STRIPPED = frozenset({"x-forwarded-client-cert"})
+"""What no application or client can send."""
+USER_HEADERS = frozenset(header for _, header in defaults.CLAIM_HEADERS)
+"""Of these the gateway writes claims of the token, before it chooses a replica."""
 
 
 def check_traffic(manifest: Manifest, links: Links, reporter: Reporter) -> None:
@@ -52,16 +54,19 @@ class _TrafficCheck:
         """See the module's function."""
         for owner, record in self._records():
             self._durations(record)
+            faults = getattr(record, "faults", None)
+            if faults is not None:
+                self._faults(faults)
             if isinstance(record, CallTraffic):
-                self._calls(owner, record)
+                self._calls(record)
             if isinstance(record, MeshTraffic):
-                self._balancing(record.load_balancing)
+                self._service(record)
             if isinstance(record, Traffic) and record.session_persistence is not None:
                 self._session(record.session_persistence)
             routing = getattr(record, "routing", None)
             if routing is not None and owner is not None:
                 self._routing(owner, routing)
-        self._fields()
+        self._outside()
         if self.manifest.gateway is not None and self.manifest.gateway.zone is not None:
             self._zone(self.manifest.gateway.zone)
 
@@ -94,14 +99,6 @@ class _TrafficCheck:
             fix = "write less, or a longer `certificates.lifetime`; clients of longer streams resume"
             self._report("NM509", longest.position, "streams would outlive certificates", cause, fix)
         self._ejections(getattr(record, "outlier_detection", None))
-        retries: Retries | None = getattr(record, "retries", None)
-        backoff = retries.backoff if retries is not None else None
-        if backoff is None or backoff.max is None:
-            return
-        base_ms = backoff.base.value if backoff.base is not None else defaults.BACKOFF_BASE_MS
-        if backoff.max.value < base_ms:
-            cause = f"the first pause is {format_duration(base_ms)}"
-            self._report("NM509", backoff.max.position, "`max` is less than `base`", cause, "write a longer `max`")
 
     def _ejections(self, outliers: OutlierDetection | None) -> None:
         if outliers is None or outliers.max_ejection_time is None:
@@ -113,73 +110,75 @@ class _TrafficCheck:
             position = outliers.max_ejection_time.position
             self._report("NM509", position, "`max_ejection_time` is less than `base_ejection_time`", cause, fix)
 
-    def _calls(self, owner: str | None, record: CallTraffic) -> None:
-        if record.rate_limit is not None and owner is not None:
-            self._rate_limit(owner, record.rate_limit)
+    def _calls(self, record: CallTraffic) -> None:
+        if record.rate_limit is not None:
+            self._rate_limit(record.rate_limit)
         if record.headers is not None:
             for changes in (record.headers.request, record.headers.response):
                 self._headers(changes)
-        if record.faults is not None:
-            self._faults(record.faults)
 
     def _faults(self, faults: Faults) -> None:
         if faults.delay is None and faults.abort is None and not faults.broken:
             cause, fix = "it names neither `delay` nor `abort`", "write one of them, or remove `faults`"
             self._report("NM508", faults.position, "faults without a fault", cause, fix)
+        for entry in faults.headers:
+            self._readable(entry.key)
 
-    def _rate_limit(self, owner: str, limit: RateLimit) -> None:
-        callers = {caller for caller, targets in self.links.calls.items() if owner in targets}
-        callers |= {GATEWAY} if owner in self.links.exposes else set()
-        for entry in limit.callers:
-            if entry.key.value not in callers:
-                cause = f"it does not call `{owner}`, so the rate would hold for nobody"
-                fix = did_you_mean(entry.key.value, callers, what="caller")
-                message = f"{quoted(entry.key.value)} is no caller of `{owner}`"
-                self._report("NM514", entry.key.position, message, cause, fix)
+    def _rate_limit(self, limit: RateLimit) -> None:
+        for rate in (limit, *(entry.value for entry in limit.callers)):
+            if rate.burst is not None and rate.requests is not None and rate.burst.value < rate.requests.value:
+                cause = f"at most {rate.burst.value} wait in the bucket, so never more than these come in one period"
+                fix = "write a `burst` of at least `requests`, or a shorter `per`"
+                self._report("NM509", rate.burst.position, "`burst` is less than `requests`", cause, fix)
 
     def _headers(self, changes: HeaderChanges | None) -> None:
         if changes is None:
             return
+        seen: dict[str, str] = {}
+        parts = [("set", entry.key) for entry in changes.set] + [("add", entry.key) for entry in changes.add]
+        for part, name in (*parts, *(("remove", name) for name in changes.remove)):
+            other = seen.setdefault(name.value, part)
+            if other != part:
+                cause, fix = f"`{other}` names it, too", "keep it in one of them"
+                self._report("NM509", name.position, f"{quoted(name.value)} in `{other}` and `{part}`", cause, fix)
         names: list[Located[str]] = [entry.key for entry in (*changes.set, *changes.add)]
         for name in (*names, *changes.remove):
-            self._header(name)
+            self._writable(name)
 
-    def _header(self, name: Located[str]) -> None:
+    def _writable(self, name: Located[str]) -> None:
         if name.value.startswith(RESERVED_PREFIXES) or name.value in RESERVED_HEADERS:
             cause = "gRPC, Envoy or the mesh itself writes it; changed, calls break or identities are forged"
             self._report("NM513", name.position, f"{quoted(name.value)} is reserved", cause, "use another header")
 
-    def _balancing(self, balancing: LoadBalancing | None) -> None:
-        if balancing is None:
-            return
-        written = balancing.policy.value if balancing.policy is not None else Balancer.LEAST_REQUEST.value
-        balancer = Balancer(written)
-        if balancing.hash_on is not None:
-            self._hash_on(balancing.hash_on, balancer, balancing)
-        elif balancer in CONSISTENT and "hash_on" not in balancing.broken and balancing.policy is not None:
-            cause = f"{balancer.value} sends equal things to the same replica, and nothing says what is compared"
-            fix = "add `hash_on`, e.g. {header: x-user}"
-            self._report("NM509", balancing.policy.position, "nothing to hash", cause, fix)
-        if balancing.slow_start is not None and balancer not in SLOW_STARTERS:
-            cause = f"Envoy starts replicas slowly with least_request and round_robin only, not with {balancer.value}"
-            fix = "remove `slow_start`, or choose another `policy`"
-            self._report("NM509", balancing.slow_start.position, "no slow start with this policy", cause, fix)
-        if balancing.weights and balancer in {Balancer.RANDOM, Balancer.WEIGHTED_ROUND_ROBIN}:
-            cause = f"{balancer.value} does not look at them"
-            fix = "remove `weights`, or choose another `policy`"
-            self._report("NM508", balancing.weights[0].position, "weights without effect", cause, fix)
-        for zone in balancing.failover:
-            self._zone(zone)
+    def _service(self, record: MeshTraffic) -> None:
+        balancing = record.load_balancing
+        if balancing is not None:
+            if balancing.hash_on is not None:
+                self._hash_on(balancing.hash_on)
+            for zone in balancing.failover:
+                self._zone(zone)
+        limit = record.adaptive_concurrency
+        if limit is not None:
+            self._ordered(limit.min_concurrency, limit.max_concurrency, "`max_concurrency`", "`min_concurrency`")
 
-    def _hash_on(self, hash_on: HashOn, balancer: Balancer, balancing: LoadBalancing) -> None:
+    def _ordered(self, low: Located[int] | None, high: Located[int] | None, more: str, less: str) -> None:
+        if low is not None and high is not None and high.value < low.value:
+            cause = f"it must be at least as large as {less} on line {low.position.line}"
+            self._report("NM509", high.position, f"{more} is less than {less}", cause, f"raise {more}")
+
+    def _hash_on(self, hash_on: HashOn) -> None:
         chosen = [name for name in ("header", "field", "cookie", "source") if getattr(hash_on, name) is not None]
         if len(chosen) != 1 and not hash_on.broken:
             cause = f"it names {' and '.join(chosen) or 'nothing'}; exactly one thing is hashed"
             self._report("NM509", hash_on.position, "what is hashed is not clear", cause, "keep one of them")
-        if balancer not in CONSISTENT and "policy" not in balancing.broken:
-            cause = f"{balancer.value} hashes nothing"
-            fix = "write `policy: maglev` or `policy: ring_hash`, or remove `hash_on`"
-            self._report("NM509", hash_on.position, "`hash_on` without effect", cause, fix)
+        if hash_on.header is not None and hash_on.header.value not in USER_HEADERS:
+            self._readable(hash_on.header)
+
+    def _readable(self, header: Located[str]) -> None:
+        """Headers that a sidecar takes away from its application's calls are never there to be looked at."""
+        if header.value.startswith(STRIPPED_PREFIXES) or header.value in STRIPPED:
+            cause = "sidecars and the gateway take it away from every call, so that nobody forges it"
+            self._report("NM513", header.position, f"{quoted(header.value)} never arrives", cause, "use another header")
 
     def _zone(self, zone: Located[str]) -> None:
         if zone.value not in self.zones:
@@ -192,7 +191,7 @@ class _TrafficCheck:
             cause = "a session is known by a header or by a cookie, by exactly one of them"
             self._report("NM509", session.position, "a session needs one mark", cause, "write `header` or `cookie`")
         if session.header is not None:
-            self._header(session.header)
+            self._writable(session.header)
 
     def _routing(self, owner: str, routing: Routing) -> None:
         names = [entry.key for entry in routing.split]
@@ -208,7 +207,20 @@ class _TrafficCheck:
         if routing.split and not any(entry.value.value for entry in routing.split):
             cause, fix = "all weights are 0, and no call would go anywhere", "give one of them a weight"
             self._report("NM509", routing.split[0].key.position, "a split without weight", cause, fix)
+        for rule in routing.match:
+            for entry in rule.headers:
+                self._readable(entry.key)
         self._shadowed(routing.match)
+        self._reflected(owner, routing)
+
+    def _reflected(self, owner: str, routing: Routing) -> None:
+        """A copy for the version that has the call itself."""
+        to = routing.mirror.to if routing.mirror is not None else None
+        targets = {entry.key.value for entry in routing.split if entry.value.value} or {owner}
+        if to is not None and targets == {to.value} and not routing.match:
+            cause = f"`{to.value}` has the call itself, and would get each twice"
+            fix = did_you_mean("", self.links.versions.get(owner, ()), what="version")
+            self._report("NM509", to.position, "a mirror of itself", cause, fix)
 
     def _shadowed(self, rules: tuple[MatchRule, ...]) -> None:
         """A rule that an earlier one covers never fits."""
@@ -220,11 +232,33 @@ class _TrafficCheck:
                 self._report("NM508", rule.position, "a rule that never fits", cause, "move it up, or remove it")
             seen.append(wanted)
 
-    def _fields(self) -> None:
-        for name, methods in self.links.field_methods.items():
-            written = self.links.layers.services[name]["load_balancing.hash_on.field"]
-            if not methods and self.links.served.get(name):
-                cause = f"no request of a unary or server-streaming method of `{name}` has such a scalar field "
-                cause += "(text or a number, not repeated)"
-                fix = "write the protobuf name of a field, or hash a header"
-                self._report("NM511", written.position, f"no field {quoted(str(written.value))}", cause, fix)
+    def _outside(self) -> None:
+        """Traffic of hosts that speak no gRPC, and methods that an edge does not list."""
+        for external in self.manifest.external:
+            entry = external.value
+            if entry.traffic is not None and not entry.serves and "serves" not in entry.broken:
+                cause = "it `serves` no protobuf service: its bytes pass as they are"
+                self._report("NM508", entry.traffic.position, "traffic of bytes", cause, "remove it, or add `serves`")
+        for caller, references in self._references():
+            for reference in references:
+                self._edge_methods(caller, reference)
+
+    def _references(self) -> Iterator[tuple[str, tuple[Entry[CallsEntry], ...]]]:
+        for service in self.manifest.services:
+            yield service.key.value, service.value.calls
+        if self.manifest.gateway is not None:
+            yield GATEWAY, self.manifest.gateway.expose
+
+    def _edge_methods(self, caller: str, reference: Entry[CallsEntry]) -> None:
+        callee, traffic = reference.key.value, reference.value.traffic
+        called = self.links.called(caller, callee)
+        for item in traffic.methods if traffic is not None and called else ():
+            service, _, name = item.key.value.rpartition("/")
+            if any(
+                name in {"*", method.name} and f".{method.service}".endswith(f".{service}") for method in called
+            ) or not any(f".{method.service}".endswith(f".{service}") for method in self.links.served[callee]):
+                continue
+            listed = [f"{method.service.rpartition('.')[2]}/{method.name}" for method in called]
+            fix = did_you_mean(item.key.value, listed, what="method of this edge")
+            cause = f"`methods` of this edge does not list it: `{caller}` may not call it at all"
+            self._report("NM508", item.key.position, f"{quoted(item.key.value)} is not of this edge", cause, fix)

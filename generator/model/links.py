@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from generator.manifest.finding import Position
-from generator.model.mesh import Method
+from generator.model.mesh import GATEWAY, Method
 
 
 class Level(enum.IntEnum):
@@ -74,3 +74,10 @@ class Links:
     layers: Layers
     field_methods: Mapping[str, frozenset[Method]]
     """Service to the methods whose request has the field that `hash_on` names."""
+
+    def called(self, caller: str, callee: str) -> tuple[Method, ...]:
+        """What a service or the gateway may call of a service or a host outside."""
+        if caller == GATEWAY:
+            return self.exposes.get(callee, ())
+        inside = self.calls.get(caller, {}).get(callee, ())
+        return inside or self.external_calls.get(caller, {}).get(callee, ())

@@ -26,6 +26,7 @@ from generator.model.mesh import (
     GeneratedSecret,
     Mesh,
     Method,
+    MethodPolicy,
     RoleRule,
     Secret,
     Service,
@@ -33,6 +34,7 @@ from generator.model.mesh import (
     TlsFiles,
 )
 from generator.model.overrides import Overrides
+from generator.model.policies import TrafficPolicy
 from generator.model.recording import Decision, Recorder, from_line
 from generator.model.service_traffic import Fleet
 from generator.model.traffic import Policies
@@ -46,6 +48,10 @@ class Resolution:
 
     mesh: Mesh
     decisions: tuple[Decision, ...]
+    methods: Mapping[tuple[str, Method], MethodPolicy]
+    """By (service or host outside, method): what every caller may do, before an edge tightens it."""
+    services: Mapping[str, TrafficPolicy]
+    """By service, version or host outside: the same."""
 
 
 def resolve(manifest: Manifest, links: Links, descriptor_set: bytes, base: Path, overrides: Overrides) -> Resolution:
@@ -87,7 +93,12 @@ class _Resolver:
             telemetry=self._telemetry(),
             descriptor_set=descriptor_set,
         )
-        return Resolution(mesh=mesh, decisions=tuple(self.recorder.decisions))
+        return Resolution(
+            mesh=mesh,
+            decisions=tuple(self.recorder.decisions),
+            methods=self.policies.methods,
+            services=self.policies.services,
+        )
 
     def _text(self, subject: str, setting: str, written: Located[str] | None, default: Decided[str]) -> str:
         if written is None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from generator.manifest.values import Located
 from generator.model import defaults
 from generator.model.defaults import Decided
-from generator.model.links import Layer
+from generator.model.links import Layer, Written
 from generator.model.policies import (
     AdaptiveConcurrency,
     AdmissionControl,
@@ -210,9 +210,10 @@ class ServicePolicies:
         path = "adaptive_concurrency"
         if not self._is_on(name, path, layer, "off: the circuit breakers of the callers bound what runs"):
             return None
+        least, most = layer.get(f"{path}.min_concurrency"), layer.get(f"{path}.max_concurrency")
         return AdaptiveConcurrency(
-            concurrency_min=value_of(layer, f"{path}.min_concurrency", defaults.CONCURRENCY_MIN),
-            concurrency_max=value_of(layer, f"{path}.max_concurrency", defaults.CONCURRENCY_MAX),
+            concurrency_min=least.value if least is not None else _least(most),
+            concurrency_max=most.value if most is not None else _most(least),
             percentile=value_of(layer, f"{path}.percentile", defaults.CONCURRENCY_PERCENTILE),
             update_ms=value_of(layer, f"{path}.update_interval", defaults.CONCURRENCY_UPDATE_MS),
             measure_ms=value_of(layer, f"{path}.measure_interval", defaults.CONCURRENCY_MEASURE_MS),
@@ -233,6 +234,16 @@ class ServicePolicies:
                 layer, f"{path}.max_rejection_percent", defaults.ADMISSION_REJECTION_PERCENT_MAX
             ),
         )
+
+
+def _least(most: Written | None) -> int:
+    """The default of the lower limit; it is never above the upper one."""
+    return defaults.CONCURRENCY_MIN if most is None else min(defaults.CONCURRENCY_MIN, int(most.value))
+
+
+def _most(least: Written | None) -> int:
+    """The default of the upper limit; it is never below the lower one."""
+    return defaults.CONCURRENCY_MAX if least is None else max(defaults.CONCURRENCY_MAX, int(least.value))
 
 
 def values(listed: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -43,21 +43,21 @@ class Policies:
     def __init__(self, recorder: Recorder, links: Links, fleet: Fleet, lifetime_ms: int) -> None:
         self.recorder, self.links, self.fleet, self.lifetime_ms = recorder, links, fleet, lifetime_ms
         self._resolver = ServicePolicies(recorder, fleet, lifetime_ms)
-        self._methods: dict[tuple[str, Method], MethodPolicy] = {}
-        self._services: dict[str, TrafficPolicy] = {}
+        self.methods: dict[tuple[str, Method], MethodPolicy] = {}
+        self.services: dict[str, TrafficPolicy] = {}
 
     def method(self, owner: str, method: Method) -> MethodPolicy:
         """How every caller's calls of a method are carried, unless its edge says more."""
         key = (owner, method)
-        if key not in self._methods:
-            self._methods[key] = self._method(owner, method)
-        return self._methods[key]
+        if key not in self.methods:
+            self.methods[key] = self._method(owner, method)
+        return self.methods[key]
 
     def service(self, name: str, owner: str) -> TrafficPolicy:
         """What every caller applies towards a service, or towards a version of the service `owner`."""
-        if name not in self._services:
-            self._services[name] = self._resolver.resolve(name, self.links.layers.services.get(owner, NOTHING))
-        return self._services[name]
+        if name not in self.services:
+            self.services[name] = self._resolver.resolve(name, self.links.layers.services.get(owner, NOTHING))
+        return self.services[name]
 
     def edge(self, caller: str, callee: str, methods: tuple[Method, ...]) -> Edge:
         """One edge: the service's policies, tightened by what the caller says."""
@@ -176,7 +176,26 @@ class Policies:
         limit = self.recorder.take(subject, "retry.attempts_max", Decided(value=limit, reason=decided.reason))
         if not conditions or not limit:
             return None
-        return replace(policy, conditions=conditions, attempts_max=limit, per_try_ms=shortest)
+        first_ms, longest_ms = self._edge_backoff(subject, policy, layer)
+        return replace(
+            policy,
+            conditions=conditions,
+            attempts_max=limit,
+            per_try_ms=shortest,
+            backoff_base_ms=first_ms,
+            backoff_max_ms=longest_ms,
+        )
+
+    def _edge_backoff(self, subject: str, policy: RetryPolicy, layer: Layer) -> tuple[int, int]:
+        """Of pauses a longer one is the stricter."""
+        first = max(policy.backoff_base_ms, int(value_of(layer, "retries.backoff.base", 0)))
+        longest = max(policy.backoff_max_ms, int(value_of(layer, "retries.backoff.max", 0)), first)
+        written = layer.get("retries.backoff")
+        if written is not None:
+            for setting, value in (("backoff_base_ms", first), ("backoff_ms_max", longest)):
+                decided = Decided(value=value, reason=from_line(written.position.line))
+                self.recorder.take(subject, f"retry.{setting}", decided)
+        return first, longest
 
     def _hedging(self, subject: str, method: Method, layer: Layer) -> Hedging | None:
         if "hedging.delay" not in layer or not _may_copy(method, layer, "hedging"):
