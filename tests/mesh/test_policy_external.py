@@ -44,6 +44,7 @@ service WrongAuthorityService { rpc Get(Text) returns (Text) { option idempotenc
 service ExpiredService { rpc Get(Text) returns (Text) { option idempotency_level = NO_SIDE_EFFECTS; } }
 service ClientService { rpc Get(Text) returns (Text); }
 service NamedService { rpc Get(Text) returns (Text); }
+service LostService { rpc Get(Text) returns (Text); }
 service AskingService { rpc Get(Text) returns (Text); }
 service ShopService { rpc Buy(Text) returns (Text); }
 service OtherService { rpc Buy(Text) returns (Text); }
@@ -73,6 +74,7 @@ def manifest(ports: dict[str, int]) -> str:
             "tls: {ca: notary.crt, server_name: any.example.com, certificate: shop.crt, private_key: shop.key}",
         )
         + entry("named", "serves: [NamedService], ", "tls: {ca: notary.crt}", host="localhost")
+        + entry("lost", "serves: [LostService], ", "tls: {ca: notary.crt}", host="nowhere.invalid")
         + entry("plain", "serves: [PlainService], ", "plaintext: it is on this very machine")
         + entry("echo", "", trusted)
         + entry("echo-impostor", "", trusted)
@@ -84,7 +86,7 @@ def manifest(ports: dict[str, int]) -> str:
         "      rates: [RateService/Get, RateService/Buy]\n"
         "      wrong-name: [WrongNameService/*]\n      wrong-authority: [WrongAuthorityService/*]\n"
         "      expired: [ExpiredService/*]\n      asking: [AskingService/*]\n      client: [ClientService/*]\n"
-        "      named: [NamedService/*]\n      plain: [PlainService/*]\n"
+        "      named: [NamedService/*]\n      plain: [PlainService/*]\n      lost: [LostService/*]\n"
         "  other:\n    run: 'true'\n    serves: [OtherService]\n    replicas: 1\n"
         "    calls: {shop: [ShopService/*]}\n"
     )
@@ -154,7 +156,7 @@ async def open_world(folder: Path) -> World:
     for name, pair in raw_pairs.items():
         await listeners[name].start("127.0.0.1", pair)
     ports = {name: server.port for name, server in (servers | listeners).items()}
-    return World(Envoys(folder, manifest(ports), PROTO), servers, listeners)
+    return World(Envoys(folder, manifest(ports | {"lost": 443}), PROTO), servers, listeners)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -209,6 +211,12 @@ async def test_a_host_that_wants_a_certificate_gets_it_and_a_wildcard_fits_the_n
 async def test_a_dns_name_is_looked_up_and_its_ipv4_is_found_when_nothing_listens_on_ipv6(world: World) -> None:
     answers = await asyncio.gather(*(world.ask("NamedService/Get") for _ in range(8)))
     assert answers == [TEXT] * 8
+
+
+async def test_a_name_that_nobody_has_fails_its_own_calls_and_keeps_no_sidecar_from_starting(world: World) -> None:
+    error = await world.fail("LostService/Get")
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert world.envoys.stat("shop-0", r"^cluster\.external_lost\.upstream_cx_total$") == 0
 
 
 async def test_plaintext_with_a_reason_works_and_says_so(world: World) -> None:
