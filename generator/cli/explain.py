@@ -33,10 +33,10 @@ def command(invocation: Invocation, subject: str | None) -> None:
 
 
 def concerns(decision: Decision, subject: str) -> bool:
-    """Whether a decision is about the subject, which may leave out package and protobuf service."""
+    """Whether a decision is about the subject, which may leave out package and protobuf service, or about an edge of it."""
     service, _, method = subject.partition("/")
     owner, _, path = decision.subject.partition("/")
-    if owner != service:
+    if service not in owner.split(" -> "):
         return False
     return not method or path == method or path.endswith((f"/{method}", f".{method}"))
 

@@ -391,6 +391,13 @@ def test_explain_prints_each_setting_with_its_line_or_reason(tmp_path: Path) -> 
     assert "retry.attempts_max 3 2 replicas: every replica once, and one more; at most 4" in rows
 
 
+def test_explain_of_a_service_shows_its_edges_too(analysed: Callable[..., Analysis], tmp_path: Path) -> None:
+    analysed(edge("deadline: 2s", "OrderService/GetOrder"))
+    for subject in ("orders", "checkout", "orders/GetOrder"):
+        result = CliRunner().invoke(main, ["-f", str(tmp_path / "mesh.yaml"), "explain", subject])
+        assert "checkout -> orders/shop.v1.OrderService/GetOrder" in result.output
+
+
 def test_explain_prints_what_an_edge_tightens(analysed: Callable[..., Analysis]) -> None:
     analysis = analysed(edge("deadline: 2s, circuit_breaker: {max_streams: 3}, retries: {backoff: {base: 100ms}}"))
     found = {(each.subject, each.setting): each for each in analysis.decisions}
