@@ -38,6 +38,12 @@ class _Consistency:
         self.externals = {entry.key.value for entry in manifest.external}
         zones = {entry.key.value: entry.value.zones or manifest.zones for entry in manifest.services}
         self.zones = {name: {zone.value for zone in listed} for name, listed in zones.items()}
+        self.callers = _callers(links, self.versions)
+        self.splits = {
+            owner: layer["routing.split"]
+            for (owner, _), layer in links.layers.methods.items()
+            if "routing.split" in layer and _is_divided(layer["routing.split"])
+        }
 
     def check(self) -> None:
         """See the module's function."""
@@ -85,8 +91,7 @@ class _Consistency:
             self._together(limit.position, "`per_try_timeout` beside `hedging`", cause, "keep one of them")
 
     def _callers(self, owner: str, method: Method, written: Written) -> None:
-        callers = {name for name, calls in self.links.calls.items() if method in calls.get(owner, ())} - self.versions
-        callers |= {GATEWAY} if method in self.links.exposes.get(owner, ()) else set()
+        callers = self.callers.get((owner, method), set())
         for entry in written.value:
             verdict = None
             if entry.key.value not in callers:
@@ -154,15 +159,12 @@ class _Consistency:
             self._together(
                 session.position, "`session_persistence` beside consistent hashing", cause, "keep one of them"
             )
-        for (other, _), calls in self.links.layers.methods.items():
-            split = calls.get("routing.split") if other == owner else None
-            if split is not None and sum(1 for entry in split.value if entry.value.value) > 1:
-                cause = "each call draws its version anew, and a session lives at a replica of one version"
-                fix = "route sessions by a header (`match`) while both versions run"
-                position = split.value[0].key.position
-                message = "sessions do not outlive a split"
-                misfit = Misfit(code="NM509", message=message, cause=cause, fix=fix, severity=Severity.WARNING)
-                self.once.report(misfit, position)
+        if owner in self.splits:
+            cause = "each call draws its version anew, and a session lives at a replica of one version"
+            fix = "route sessions by a header (`match`) while both versions run"
+            message = "sessions do not outlive a split"
+            misfit = Misfit(code="NM509", message=message, cause=cause, fix=fix, severity=Severity.WARNING)
+            self.once.report(misfit, self.splits[owner].position)
 
     def _fields(self) -> None:
         for name, methods in self.links.field_methods.items():
@@ -182,6 +184,22 @@ class _Consistency:
         self, position: Position, message: str, cause: str, fix: str, *, severity: Severity = Severity.ERROR
     ) -> None:
         self.once.report(Misfit(code="NM508", message=message, cause=cause, fix=fix, severity=severity), position)
+
+
+def _callers(links: Links, versions: set[str]) -> dict[tuple[str, Method], set[str]]:
+    """Who may call what; versions call as their service."""
+    found: dict[tuple[str, Method], set[str]] = {}
+    for caller, targets in ((GATEWAY, links.exposes), *links.calls.items()):
+        if caller not in versions:
+            for callee, methods in targets.items():
+                for method in methods:
+                    found.setdefault((callee, method), set()).add(caller)
+    return found
+
+
+def _is_divided(split: Written) -> bool:
+    """Whether calls go to more than one version."""
+    return sum(1 for entry in split.value if entry.value.value) > 1
 
 
 def within_deadline(method: Method, layer: Layer) -> Iterator[tuple[str, Misfit | None]]:
