@@ -155,16 +155,18 @@ class _Consistency:
             return
         hashes = policy is not None and Balancer(policy.value) in CONSISTENT
         if policy is not None and hashes and policy.level is Level.SERVICE:
-            cause = "a session stays at its replica whatever the hash says: equal calls of two sessions are apart"
-            self._together(
+            cause = "a session stays at its replica whatever the hash says: equal calls of two sessions may be apart"
+            self._unlasting(
                 session.position, "`session_persistence` beside consistent hashing", cause, "keep one of them"
             )
         if owner in self.splits:
             cause = "each call draws its version anew, and a session lives at a replica of one version"
             fix = "route sessions by a header (`match`) while both versions run"
-            message = "sessions do not outlive a split"
-            misfit = Misfit(code="NM509", message=message, cause=cause, fix=fix, severity=Severity.WARNING)
-            self.once.report(misfit, self.splits[owner].position)
+            self._unlasting(self.splits[owner].position, "sessions do not outlive a split", cause, fix)
+
+    def _unlasting(self, position: Position, message: str, cause: str, fix: str) -> None:
+        misfit = Misfit(code="NM509", message=message, cause=cause, fix=fix, severity=Severity.WARNING)
+        self.once.report(misfit, position)
 
     def _fields(self) -> None:
         for name, methods in self.links.field_methods.items():

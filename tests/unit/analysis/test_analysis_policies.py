@@ -155,7 +155,7 @@ CASES: dict[str, Case] = {
     "slow-start-of-maglev": case("NM509", "least_request and round_robin only", "",
         traffic="load_balancing: {policy: maglev, hash_on: {header: a}, slow_start: «10s}"),
     "session-of-nothing": case("NM509", "by exactly one of them", "", traffic="session_persistence: «{}"),
-    "session-beside-hashing": case("NM509", "whatever the hash says", "keep one",
+    "session-beside-hashing": warning("NM509", "whatever the hash says", "keep one",
         traffic="load_balancing: {policy: maglev, hash_on: {header: a}}, session_persistence: «{header: b}"),
     "session-across-versions": warning("NM509", "draws its version anew", "match",
         traffic="session_persistence: {header: b}, routing: {split: {«orders: 1, orders-next: 1}}"),
