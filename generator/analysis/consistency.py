@@ -39,11 +39,6 @@ class _Consistency:
         zones = {entry.key.value: entry.value.zones or manifest.zones for entry in manifest.services}
         self.zones = {name: {zone.value for zone in listed} for name, listed in zones.items()}
         self.callers = _callers(links, self.versions)
-        self.splits = {
-            owner: layer["routing.split"]
-            for (owner, _), layer in links.layers.methods.items()
-            if "routing.split" in layer and _is_divided(layer["routing.split"])
-        }
 
     def check(self) -> None:
         """See the module's function."""
@@ -60,7 +55,7 @@ class _Consistency:
                 self._balancing(layer)
                 self._weights(owner, layer)
                 self._failover(owner, layer)
-                self._sessions(owner, layer)
+                self._sessions(layer)
         self._fields()
         self.verdicts.report(self.reporter)
 
@@ -149,24 +144,16 @@ class _Consistency:
         """Whether a zone exists, and none of a service's replicas is in it."""
         return zone not in self.zones[owner] and any(zone in zones for zones in self.zones.values())
 
-    def _sessions(self, owner: str, layer: Layer) -> None:
+    def _sessions(self, layer: Layer) -> None:
         session, policy = layer.get("session_persistence"), layer.get("load_balancing.policy")
         if session is None:
             return
         hashes = policy is not None and Balancer(policy.value) in CONSISTENT
         if policy is not None and hashes and policy.level is Level.SERVICE:
             cause = "a session stays at its replica whatever the hash says: equal calls of two sessions may be apart"
-            self._unlasting(
-                session.position, "`session_persistence` beside consistent hashing", cause, "keep one of them"
-            )
-        if owner in self.splits:
-            cause = "each call draws its version anew, and a session lives at a replica of one version"
-            fix = "route sessions by a header (`match`) while both versions run"
-            self._unlasting(self.splits[owner].position, "sessions do not outlive a split", cause, fix)
-
-    def _unlasting(self, position: Position, message: str, cause: str, fix: str) -> None:
-        misfit = Misfit(code="NM509", message=message, cause=cause, fix=fix, severity=Severity.WARNING)
-        self.once.report(misfit, position)
+            message, fix = "`session_persistence` beside consistent hashing", "keep one of them"
+            misfit = Misfit(code="NM509", message=message, cause=cause, fix=fix, severity=Severity.WARNING)
+            self.once.report(misfit, session.position)
 
     def _fields(self) -> None:
         for name, methods in self.links.field_methods.items():
@@ -197,11 +184,6 @@ def _callers(links: Links, versions: set[str]) -> dict[tuple[str, Method], set[s
                 for method in methods:
                     found.setdefault((callee, method), set()).add(caller)
     return found
-
-
-def _is_divided(split: Written) -> bool:
-    """Whether calls go to more than one version."""
-    return sum(1 for entry in split.value if entry.value.value) > 1
 
 
 def within_deadline(method: Method, layer: Layer) -> Iterator[tuple[str, Misfit | None]]:

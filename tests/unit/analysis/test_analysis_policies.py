@@ -157,8 +157,6 @@ CASES: dict[str, Case] = {
     "session-of-nothing": case("NM509", "by exactly one of them", "", traffic="session_persistence: «{}"),
     "session-beside-hashing": warning("NM509", "whatever the hash says", "keep one",
         traffic="load_balancing: {policy: maglev, hash_on: {header: a}}, session_persistence: «{header: b}"),
-    "session-across-versions": warning("NM509", "draws its version anew", "match",
-        traffic="session_persistence: {header: b}, routing: {split: {«orders: 1, orders-next: 1}}"),
     "split-of-nothing": case("NM509", "all weights are 0", "weight", traffic="routing: {split: {«orders: 0}}"),
     "mirror-of-itself": case("NM509", "`orders` has the call itself", "orders-next",
         traffic=method("GetOrder", "routing: {mirror: {to: «orders}}")),
@@ -261,6 +259,7 @@ def test_the_manifest_itself_has_none_of_them(check: Checker) -> None:
 
 
 FINE: dict[str, dict[str, str]] = {
+    "session-across-versions": {"traffic": "session_persistence: {header: b}, routing: {split: {orders: 1, orders-next: 1}}"},
     "wide-deadline-beside-streams": {"traffic": "deadline: 1s, idle_timeout: 1m"},
     "wide-retries-beside-what-must-not-run-twice": {"traffic": "retries: {on: [not_delivered, reset], per_try_timeout: 1s}"},
     "wide-hedging-of-the-mesh": {"top": "traffic: {hedging: {delay: 50ms}}"},
