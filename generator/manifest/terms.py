@@ -27,11 +27,11 @@ TERMS: Final[Mapping[str, Terms]] = {
     "deadline": Terms(
         istio="VirtualService `http.timeout`",
         gateway_api="HTTPRoute `rules.timeouts.request`",
-        envoy=("max_stream_duration", "grpc_timeout_header_max", "request_headers_to_add"),
+        envoy=("max_stream_duration", "grpc_timeout_header_max"),
         where=BOTH,
     ),
     "idle_timeout": Terms(envoy=("idle_timeout",), where=BOTH),
-    "max_stream_duration": Terms(envoy=("max_stream_duration", "grpc_timeout_header_max"), where=BOTH),
+    "max_stream_duration": Terms(envoy=("max_stream_duration",), where=BOTH),
     "retries": Terms(
         istio="VirtualService `http.retries`",
         gateway_api="HTTPRoute `rules.retry` (experimental)",

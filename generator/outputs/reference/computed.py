@@ -21,7 +21,13 @@ BY_REPLICAS: Final[Mapping[str, ByReplicas]] = {
     "retry_budget.min_concurrency": defaults.retry_concurrency_min,
     "load_balancing.panic_threshold": defaults.panic_threshold_percent,
     "outlier_detection.max_ejection_percent": defaults.ejection_percent_max,
-    "outlier_detection.success_rate": defaults.success_rate,
+    "outlier_detection.success_rate.min_replicas": lambda replicas: Decided(
+        value=defaults.success_rate_replicas_min(replicas), reason="where `success_rate` is written: fewer say nothing"
+    ),
+    "outlier_detection.success_rate.stdev_factor": lambda replicas: Decided(
+        value=defaults.success_rate_stdev_factor(replicas),
+        reason="where `success_rate` is written: one of few replicas that fails alone is not farther away",
+    ),
     "circuit_breaker.max_connections": defaults.connections_max,
     "circuit_breaker.max_pending_requests": defaults.pending_requests_max,
     "circuit_breaker.max_requests": defaults.requests_max,
@@ -50,7 +56,10 @@ ALWAYS: Final[Mapping[str, tuple[str, Callable[[], Decided[Any]]]]] = {
     "outlier_detection.consecutive_gateway_errors": ("consecutive_gateway_errors", defaults.consecutive_failures),
     "outlier_detection.interval": ("interval_ms", defaults.outlier_interval_ms),
     "outlier_detection.base_ejection_time": ("base_ejection_ms", defaults.base_ejection_ms),
-    "outlier_detection.max_ejection_time": ("ejection_ms_max", defaults.ejection_ms_max),
+    "outlier_detection.max_ejection_time": (
+        "ejection_ms_max",
+        lambda: defaults.ejection_ms_max(defaults.EJECTION_BASE_MS),
+    ),
     "certificates.lifetime": ("certificate_lifetime_ms", defaults.certificate_lifetime_ms),
 }
 """What is the same everywhere, and why."""

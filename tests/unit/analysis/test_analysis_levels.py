@@ -192,9 +192,9 @@ def test_an_edge_never_loosens(resolve: Resolve) -> None:
     [
         (1, 2, 50, 50, 0, False, False, 1_024),
         (2, 3, 50, 25, 50, True, False, 2_048),
-        (3, 4, 34, 16, 66, True, False, 3_072),
-        (5, 4, 20, 10, 80, True, True, 5_120),
-        (10, 4, 20, 25, 90, True, True, 10_240),
+        (3, 4, 34, 16, 67, True, False, 3_072),
+        (5, 4, 20, 10, 80, True, False, 5_120),
+        (10, 4, 20, 25, 90, True, False, 10_240),
     ],
 )
 def test_defaults_follow_the_replica_count(

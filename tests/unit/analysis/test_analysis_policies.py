@@ -167,7 +167,7 @@ CASES: dict[str, Case] = {
         traffic="rate_limit: {requests: 10, callers: {stock: {requests: 9, burst: «5}}}"),
     "concurrency-upside-down": case("NM509", "at least as large as `min_concurrency`", "",
         traffic="adaptive_concurrency: {min_concurrency: 10, max_concurrency: «5}"),
-    "ejection-upside-down": case("NM509", "at least as large as `base_ejection_time`", "",
+    "ejection-upside-down": case("NM509", "the first ejection lasts 1m", "",
         traffic="outlier_detection: {base_ejection_time: 1m, max_ejection_time: «5s}"),
     "header-set-and-removed": case("NM509", "`set` names it, too", "", traffic="headers: {request: {set: {a: b}, remove: [«a]}}"),
     "header-set-and-added": case("NM509", "`set` names it, too", "", traffic="headers: {response: {set: {a: b}, add: {«a: c}}}"),
