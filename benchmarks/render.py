@@ -11,6 +11,8 @@ The workload, of so many services with so many replicas each (`benchmarks/large.
 - `whole`: everything that every sidecar is told, and all files of it written, as `nipmesh render` does it; `rotate` is one
   replica that leaves rotation.
 
+With `--peers` the resources of `resources` go through other control planes, too (`benchmarks/peers`).
+
 `..._s` is wall time, `..._cpu_s` processor time of the process alone: on a machine that does other things the second is
 what can be compared.
 """
@@ -31,6 +33,7 @@ from typing import TypeVar
 
 from benchmarks.figures import command_ms
 from benchmarks.large import first_callee, write_uniform_mesh, write_varied_mesh
+from benchmarks.peers import measure_peers
 from generator.analysis import check_manifest
 from generator.model import Mesh, Placement
 from generator.outputs.files import default_placement, publish
@@ -44,10 +47,10 @@ from generator.resources.references import every
 
 ROOT = Path(__file__).resolve().parents[1]
 T = TypeVar("T")
-Figures = dict[str, float]
+Figures = dict[str, float | str]
 
 
-def measure(services: int = 100, replicas: int = 10, runs: int = 5) -> Figures:
+def measure(services: int = 100, replicas: int = 10, runs: int = 5) -> dict[str, float]:
     """Milliseconds of commands as whole processes, and of rendering alone inside one process."""
     figures = {
         "help_ms": command_ms("--help", runs=runs),
@@ -59,7 +62,7 @@ def measure(services: int = 100, replicas: int = 10, runs: int = 5) -> Figures:
         timed: Figures = {}
         mesh = clock(timed, "load", lambda: load(manifest))
         clock(timed, "render", lambda: render(mesh, default_placement(mesh, Path(name) / "out")))
-        figures |= {"large_load_ms": timed["load_s"] * 1e3, "large_render_ms": timed["render_s"] * 1e3}
+        figures |= {f"large_{part}_ms": float(timed[f"{part}_s"]) * 1e3 for part in ("load", "render")}
         figures["large_check_without_envoy_ms"] = command_ms("-f", str(manifest), "check", "--no-envoy", runs=1)
     return figures
 
@@ -184,10 +187,18 @@ def peak_mib() -> float:
     return process.getrusage(process.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def measure_against_peers(folder: Path, services: int, replicas: int) -> Figures:
+    """What peers need for the resources of the part `resources`."""
+    mesh = load(write_uniform_mesh(folder, services, replicas))
+    made = FiveEach().render(mesh, default_placement(mesh, folder / "out"))
+    return measure_peers(list(made.values()), folder / "peers")
+
+
 PARTS: dict[str, Callable[[Path, int, int], Figures]] = {
     "resources": measure_resources,
     "varied": measure_varied,
     "whole": measure_whole,
+    "peers": measure_against_peers,
 }
 
 
@@ -208,11 +219,13 @@ def main() -> None:
     parser.add_argument("--services", type=int, default=1_000)
     parser.add_argument("--replicas", type=int, default=10)
     parser.add_argument("--part", choices=PARTS, help="this part alone, in this process")
+    parser.add_argument("--peers", action="store_true", help="compare with other control planes; fetches them")
     parser.add_argument("--output", choices=["table", "json"], default="table")
     arguments = parser.parse_args()
     services, replicas = arguments.services, arguments.replicas
     if arguments.part is None:
-        figures = {name: value for part in PARTS for name, value in in_own_process(part, services, replicas).items()}
+        parts = [part for part in PARTS if part != "peers" or arguments.peers]
+        figures = {name: value for part in parts for name, value in in_own_process(part, services, replicas).items()}
     else:
         with tempfile.TemporaryDirectory(prefix="nipmesh-benchmark-") as folder:
             figures = PARTS[arguments.part](Path(folder), services, replicas)
