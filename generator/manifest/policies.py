@@ -208,7 +208,7 @@ class CircuitBreaker(Record):
 
     max_connections: Located[int] | None = key(CALLS, "Connections.", default="32 per replica")
     max_pending_requests: Located[int] | None = key(
-        CALLS, "Calls that wait for a connection.", default="256 per replica"
+        CALLS, "Calls that wait for a connection.", default="as many as `max_requests`"
     )
     max_requests: Located[int] | None = key(CALLS, "Unary calls at once.", default="1024 per replica")
     max_streams: Located[int] | None = key(CALLS, "Streams at once.", default="half of `max_requests`")

@@ -43,7 +43,6 @@ EJECTION_MS_MAX = MINUTE_MS
 EJECTION_JITTER_MS = SECOND_MS
 EJECTION_PERCENT_MAX = 99
 CONNECTIONS_PER_REPLICA = 32
-PENDING_PER_REPLICA = 256
 REQUESTS_PER_REPLICA = 1_024
 STREAMS_DIVISOR = 2
 RETRY_BUDGET_PERCENT_MIN = 20
@@ -262,10 +261,9 @@ def connections_max(replica_count: int) -> Decided[int]:
     return Decided(value=value, reason=f"{CONNECTIONS_PER_REPLICA} per replica; one carries many calls (HTTP/2)")
 
 
-def pending_requests_max(replica_count: int) -> Decided[int]:
+def pending_requests_max(requests: int) -> Decided[int]:
     """Limit the calls of one caller's sidecar that wait for a connection."""
-    value = PENDING_PER_REPLICA * replica_count
-    return Decided(value=value, reason=f"{PENDING_PER_REPLICA} per replica; more would wait past their deadline")
+    return Decided(value=requests, reason="as many as may run: a burst may wait for its first connection")
 
 
 def requests_max(replica_count: int) -> Decided[int]:

@@ -171,7 +171,7 @@ class ServicePolicies:
                 "connections_max", "circuit_breaker.max_connections", defaults.connections_max(replicas)
             ),
             pending_requests_max=pick(
-                "pending_requests_max", "circuit_breaker.max_pending_requests", defaults.pending_requests_max(replicas)
+                "pending_requests_max", "circuit_breaker.max_pending_requests", defaults.pending_requests_max(requests)
             ),
             requests_max=requests,
             streams_max=pick("streams_max", "circuit_breaker.max_streams", defaults.streams_max(requests)),

@@ -27,6 +27,7 @@ message Text { string text = 1; }
 service EchoService {
   rpc Say(Text) returns (Text) { option idempotency_level = NO_SIDE_EFFECTS; }
   rpc Quick(Text) returns (Text) { option idempotency_level = NO_SIDE_EFFECTS; }
+  rpc Patient(Text) returns (Text) { option idempotency_level = NO_SIDE_EFFECTS; }
   rpc Hurried(Text) returns (Text) { option idempotency_level = NO_SIDE_EFFECTS; }
   rpc Watch(Text) returns (stream Text) { option idempotency_level = NO_SIDE_EFFECTS; }
   rpc LongWatch(Text) returns (stream Text) { option idempotency_level = NO_SIDE_EFFECTS; }
@@ -68,6 +69,7 @@ services:
       idle_timeout: 1s
       methods:
         EchoService/Quick: {deadline: 600ms}
+        EchoService/Patient: {deadline: 30s}
         EchoService/LongWatch: {max_stream_duration: 1500ms}
   narrow:
     run: "true"
@@ -149,6 +151,15 @@ def frozen(envoys: Envoys, workload: str) -> Iterator[None]:
         yield
     finally:
         envoys.processes[workload].send_signal(SIGCONT)
+
+
+async def test_a_burst_waits_for_its_first_connection(envoys: Envoys, channel: grpc.aio.Channel) -> None:
+    """The first test: later ones find a connection."""
+    with frozen(envoys, "echo-0"):
+        burst = asyncio.create_task(at_once(channel, "EchoService/Patient", 600))
+        waiting = "cluster.outbound_echo.upstream_rq_pending_active"
+        await envoys.until(lambda: envoys.stat("front-0", waiting) > 500, "nothing waits", 5)
+    assert codes(await burst) == {"OK": 600}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from support.envoys import Envoys
+from support.changing import ChangingEnvoys
 from support.outcomes import at_once, attempt, codes, in_turn
 
 pytestmark = [pytest.mark.mesh, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -51,8 +51,8 @@ CALM = "{interval: 100ms, consecutive_errors: 1000, consecutive_gateway_errors: 
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def envoys(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Envoys]:
-    running = Envoys(tmp_path_factory.mktemp("outliers"), f"{MANIFEST}        {CALM}\n", PROTO)
+async def envoys(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ChangingEnvoys]:
+    running = ChangingEnvoys(tmp_path_factory.mktemp("outliers"), f"{MANIFEST}        {CALM}\n", PROTO)
     try:
         await running.start()
         yield running
@@ -61,7 +61,7 @@ async def envoys(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Envo
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def channel(envoys: Envoys) -> AsyncIterator[grpc.aio.Channel]:
+async def channel(envoys: ChangingEnvoys) -> AsyncIterator[grpc.aio.Channel]:
     for application in envoys.applications.values():
         application.handlers.clear()
         application.seen.clear()
@@ -69,7 +69,7 @@ async def channel(envoys: Envoys) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
-def fails(envoys: Envoys, replica: str, code: grpc.StatusCode, *, share: int = 100) -> None:
+def fails(envoys: ChangingEnvoys, replica: str, code: grpc.StatusCode, *, share: int = 100) -> None:
     """Let a replica fail this percentage of its calls, evenly."""
     numbers = itertools.count()
 
@@ -82,15 +82,15 @@ def fails(envoys: Envoys, replica: str, code: grpc.StatusCode, *, share: int = 1
     envoys.applications[replica].handlers[f"/echo.v1.{SAY}"] = handler
 
 
-def count(envoys: Envoys, replica: str) -> int:
+def count(envoys: ChangingEnvoys, replica: str) -> int:
     return envoys.applications[replica].count(f"/echo.v1.{SAY}")
 
 
-def out(envoys: Envoys) -> int:
+def out(envoys: ChangingEnvoys) -> int:
     return envoys.stat("front-0", "cluster.outbound_echo.outlier_detection.ejections_active")
 
 
-async def calls_until(envoys: Envoys, channel: grpc.aio.Channel, ejected: int, seconds: float = 20) -> None:
+async def calls_until(envoys: ChangingEnvoys, channel: grpc.aio.Channel, ejected: int, seconds: float = 20) -> None:
     """Call until so many replicas are out."""
     deadline = time.monotonic() + seconds
     while out(envoys) != ejected:
@@ -98,7 +98,7 @@ async def calls_until(envoys: Envoys, channel: grpc.aio.Channel, ejected: int, s
         await at_once(channel, SAY, 12)
 
 
-async def settle(envoys: Envoys, channel: grpc.aio.Channel, settings: str) -> None:
+async def settle(envoys: ChangingEnvoys, channel: grpc.aio.Channel, settings: str) -> None:
     await envoys.change(f"{MANIFEST}        {settings}\n")
     assert codes(await in_turn(channel, SAY, 6)) == {"OK": 6}
     for application in envoys.applications.values():
@@ -106,7 +106,7 @@ async def settle(envoys: Envoys, channel: grpc.aio.Channel, settings: str) -> No
 
 
 async def test_errors_in_a_row_take_a_replica_out_and_it_returns_after_its_time(
-    envoys: Envoys, channel: grpc.aio.Channel
+    envoys: ChangingEnvoys, channel: grpc.aio.Channel
 ) -> None:
     await settle(envoys, channel, "{interval: 100ms, consecutive_errors: 3, base_ejection_time: 2s}")
     fails(envoys, "echo-0", grpc.StatusCode.INTERNAL)
@@ -125,7 +125,7 @@ async def test_errors_in_a_row_take_a_replica_out_and_it_returns_after_its_time(
 
 
 async def test_unavailability_in_a_row_ejects_where_other_errors_do_not(
-    envoys: Envoys, channel: grpc.aio.Channel
+    envoys: ChangingEnvoys, channel: grpc.aio.Channel
 ) -> None:
     await settle(
         envoys,
@@ -144,7 +144,7 @@ async def test_unavailability_in_a_row_ejects_where_other_errors_do_not(
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED])
 async def test_what_callers_do_wrong_or_what_is_shed_ejects_nobody(
-    envoys: Envoys, channel: grpc.aio.Channel, code: grpc.StatusCode
+    envoys: ChangingEnvoys, channel: grpc.aio.Channel, code: grpc.StatusCode
 ) -> None:
     await settle(envoys, channel, "{interval: 100ms, consecutive_errors: 1, consecutive_gateway_errors: 1}")
     fails(envoys, "echo-0", code)
@@ -153,7 +153,7 @@ async def test_what_callers_do_wrong_or_what_is_shed_ejects_nobody(
     assert out(envoys) == 0
 
 
-async def test_a_success_rate_far_below_the_others_ejects(envoys: Envoys, channel: grpc.aio.Channel) -> None:
+async def test_a_success_rate_far_below_the_others_ejects(envoys: ChangingEnvoys, channel: grpc.aio.Channel) -> None:
     for enough in (4, 3):
         settings = f"success_rate: {{min_replicas: {enough}, min_requests: 10}}"
         await settle(envoys, channel, f"{CALM[:-1]}, base_ejection_time: 1m, {settings}}}".replace("100ms", "1s"))
@@ -170,7 +170,9 @@ async def test_a_success_rate_far_below_the_others_ejects(envoys: Envoys, channe
     assert count(envoys, "echo-0") == before
 
 
-async def test_a_replica_that_fails_more_than_its_share_is_ejected(envoys: Envoys, channel: grpc.aio.Channel) -> None:
+async def test_a_replica_that_fails_more_than_its_share_is_ejected(
+    envoys: ChangingEnvoys, channel: grpc.aio.Channel
+) -> None:
     settings = "failure_percentage: {threshold: 60, min_replicas: 2, min_requests: 10}"
     await settle(envoys, channel, f"{CALM[:-1]}, base_ejection_time: 1m, {settings}}}".replace("100ms", "1s"))
     fails(envoys, "echo-0", grpc.StatusCode.INTERNAL, share=90)
@@ -188,7 +190,7 @@ async def test_a_replica_that_fails_more_than_its_share_is_ejected(envoys: Envoy
     ("percent", "ejected"), [("max_ejection_percent: 0", 0), ("max_ejection_percent: 34", 1), ("", 2)]
 )
 async def test_no_more_replicas_are_out_than_the_share_allows(
-    envoys: Envoys, channel: grpc.aio.Channel, percent: str, ejected: int
+    envoys: ChangingEnvoys, channel: grpc.aio.Channel, percent: str, ejected: int
 ) -> None:
     await settle(envoys, channel, f"{{interval: 100ms, consecutive_errors: 1, base_ejection_time: 1m, {percent}}}")
     for replica in REPLICAS:

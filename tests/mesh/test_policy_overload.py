@@ -13,7 +13,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from support.envoys import Envoys
+from support.changing import ChangingEnvoys
 from support.outcomes import Outcome, at_once, attempt, codes, executions, in_turn
 
 pytestmark = [pytest.mark.mesh, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -93,8 +93,8 @@ class Worker:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def envoys(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Envoys]:
-    running = Envoys(tmp_path_factory.mktemp("overload"), MANIFEST, PROTO)
+async def envoys(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ChangingEnvoys]:
+    running = ChangingEnvoys(tmp_path_factory.mktemp("overload"), MANIFEST, PROTO)
     try:
         await running.start()
         yield running
@@ -103,7 +103,7 @@ async def envoys(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Envo
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def channel(envoys: Envoys) -> AsyncIterator[grpc.aio.Channel]:
+async def channel(envoys: ChangingEnvoys) -> AsyncIterator[grpc.aio.Channel]:
     for application in envoys.applications.values():
         application.handlers.clear()
         application.seen.clear()
@@ -128,7 +128,7 @@ async def until(
     return outcomes
 
 
-async def learn(envoys: Envoys, channel: grpc.aio.Channel, workload: str, method: str, handler: Worker) -> None:
+async def learn(envoys: ChangingEnvoys, channel: grpc.aio.Channel, workload: str, method: str, handler: Worker) -> None:
     """Let the sidecars of a service measure how quick its application is with few calls."""
     for name, application in envoys.applications.items():
         if name.startswith(workload):
@@ -137,7 +137,7 @@ async def learn(envoys: Envoys, channel: grpc.aio.Channel, workload: str, method
 
 
 async def test_an_application_that_slows_down_with_load_is_spared_calls_beyond_what_it_runs_well(
-    envoys: Envoys, channel: grpc.aio.Channel
+    envoys: ChangingEnvoys, channel: grpc.aio.Channel
 ) -> None:
     worker = Worker(seconds=0.02)
     await learn(envoys, channel, "solo-0", SOLO, worker)
@@ -166,13 +166,13 @@ async def test_an_application_that_slows_down_with_load_is_spared_calls_beyond_w
     assert envoys.stat("front-0", "cluster.outbound_solo.health_check.failure") == unwell
 
 
-async def test_the_limit_recovers_with_the_application(envoys: Envoys, channel: grpc.aio.Channel) -> None:
+async def test_the_limit_recovers_with_the_application(envoys: ChangingEnvoys, channel: grpc.aio.Channel) -> None:
     before = envoys.stat("solo-0", LIMIT)
     await until(channel, SOLO, lambda: envoys.stat("solo-0", LIMIT) > max(40, 2 * before), 20)
     assert codes(await at_once(channel, SOLO, 20)) == {"OK": 20}
 
 
-async def test_what_a_busy_replica_sheds_an_idle_one_takes(envoys: Envoys, channel: grpc.aio.Channel) -> None:
+async def test_what_a_busy_replica_sheds_an_idle_one_takes(envoys: ChangingEnvoys, channel: grpc.aio.Channel) -> None:
     for replica in PAIRED:
         await learn(envoys, channel, replica, PAIR, Worker(seconds=0.001))
     await until(channel, PAIR, lambda: min(envoys.stat(replica, LIMIT) for replica in PAIRED) >= 12, 8)
@@ -189,7 +189,7 @@ async def test_what_a_busy_replica_sheds_an_idle_one_takes(envoys: Envoys, chann
 
 
 async def test_a_service_that_is_busy_as_a_whole_is_asked_again_within_the_retry_budget(
-    envoys: Envoys, channel: grpc.aio.Channel
+    envoys: ChangingEnvoys, channel: grpc.aio.Channel
 ) -> None:
     await envoys.change(
         MANIFEST.replace("PairService]\n    traffic:\n", f"PairService]\n    traffic:\n      {BUDGET}\n")
@@ -208,7 +208,7 @@ async def test_a_service_that_is_busy_as_a_whole_is_asked_again_within_the_retry
     assert 1 <= repeated <= 48, f"a fifth of 80 at a time, not three times each: {repeated}"
 
 
-def failing(envoys: Envoys, share: int) -> None:
+def failing(envoys: ChangingEnvoys, share: int) -> None:
     numbers = itertools.count()
 
     async def handler(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
@@ -220,7 +220,7 @@ def failing(envoys: Envoys, share: int) -> None:
 
 
 async def test_the_more_calls_an_application_fails_the_fewer_it_gets_until_it_is_well_again(
-    envoys: Envoys, channel: grpc.aio.Channel
+    envoys: ChangingEnvoys, channel: grpc.aio.Channel
 ) -> None:
     unwell = envoys.stat("front-0", "cluster.outbound_ill.health_check.failure")
     assert codes(await in_turn(channel, ILL, 100)) == {"OK": 100}

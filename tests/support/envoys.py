@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +34,6 @@ READY_S = 15.0
 LIFETIME = dt.timedelta(hours=1)
 MESSAGES_MAX = 1_000
 IDENTITY = bytes
-UPDATES = ("lds", "cds", "rds")
 
 PROTO = """
 syntax = "proto3";
@@ -177,19 +177,16 @@ class Envoys:
         self._application = application
         (folder / "protos").mkdir()
         (folder / "protos" / "echo.proto").write_text(proto)
-        self.mesh = self._check(manifest)
+        (folder / "mesh.yaml").write_text(manifest)
+        analysis = check_manifest(folder / "mesh.yaml")
+        assert analysis.mesh is not None, [str(finding) for finding in analysis.findings]
+        self.mesh: Mesh = analysis.mesh
         self.sockets = Path(tempfile.mkdtemp(prefix="nmt-", dir="/tmp"))
         self.token_key = TokenKey.open(folder / "token" / "token.key")
         self.authority = self._open_authority(folder / "pki")
         self.placement = self._place()
         self.applications: dict[str, Application] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    def _check(self, manifest: str) -> Mesh:
-        (self.folder / "mesh.yaml").write_text(manifest)
-        analysis = check_manifest(self.folder / "mesh.yaml")
-        assert analysis.mesh is not None, [str(finding) for finding in analysis.findings]
-        return analysis.mesh
 
     def _open_authority(self, folder: Path) -> Authority:
         return Authority.open(folder, self.mesh.trust_domain, dt.datetime.now(dt.UTC))
@@ -239,26 +236,6 @@ class Envoys:
     def publish(self) -> tuple[Path, ...]:
         """Write what follows from the present placement."""
         return publish(render(self.mesh, self.placement), self.placement.directory)
-
-    async def change(self, manifest: str) -> None:
-        """Publish another manifest of the same services; returns when every Envoy has taken it and sees healthy peers."""
-        before = {(workload, kind): self.updates(workload, kind) for workload in self.processes for kind in UPDATES}
-        self.mesh = self._check(manifest)
-        changed = {path.relative_to(self.placement.directory).parts[:2] for path in self.publish()}
-        for workload, kind in changed & before.keys():
-            count = before[workload, kind]
-            await self.until(lambda w=workload, k=kind, n=count: self.updates(w, k) > n, f"{workload} took no {kind}")
-        for workload in self.processes:
-            await self.until(lambda workload=workload: self.healthy(workload), f"{workload} sees no healthy peers")
-
-    def updates(self, workload: str, kind: str) -> int:
-        """How often an Envoy took something new of a kind of `UPDATES`."""
-        assert self.stat(workload, "update_rejected") == 0, self.log(workload)
-        return self.stat(workload, rf"\.{kind}\..*update_success")
-
-    def settled(self, workload: str) -> bool:
-        """Whether nothing new is waiting for something else."""
-        return self.stat(workload, "warming_clusters|total_listeners_warming") == 0
 
     def rotate(self, workload: str, *, into: bool) -> None:
         """Take a replica in or out of its callers' endpoints."""
@@ -348,11 +325,16 @@ class Envoys:
             return False
 
     def healthy(self, workload: str) -> bool:
+        """Whether an Envoy knows every replica that is in rotation, and finds all of them well."""
         clusters = json.loads(self.admin(workload, "/clusters?format=json"))["cluster_statuses"]
-        outbound = [cluster.get("host_statuses", []) for cluster in clusters if cluster["name"].startswith("outbound_")]
-        is_known = self.settled(workload) and all(outbound)
-        return is_known and all(
-            set(host["health_status"]) == {"eds_health_status"} for hosts in outbound for host in hosts
+        found = {cluster["name"]: cluster.get("host_statuses", []) for cluster in clusters}
+        rotating = Counter(f"outbound_{replica.service}" for replica in self.placement.replicas if replica.in_rotation)
+        if self.stat(workload, "warming_clusters"):
+            return False
+        hosts = {name: found[name] for name in found if name.startswith("outbound_")}
+        are_known = all(len(hosts[name]) == rotating[name] for name in hosts)
+        return are_known and all(
+            set(host["health_status"]) == {"eds_health_status"} for name in hosts for host in hosts[name]
         )
 
     def logs(self) -> str:
