@@ -13,7 +13,6 @@ from generator.manifest.policies import (
     HeaderChanges,
     MatchRule,
     OutlierDetection,
-    RateLimit,
     Routing,
     SessionPersistence,
 )
@@ -111,8 +110,6 @@ class _TrafficCheck:
             self._report("NM509", position, "`max_ejection_time` is less than `base_ejection_time`", cause, fix)
 
     def _calls(self, record: CallTraffic) -> None:
-        if record.rate_limit is not None:
-            self._rate_limit(record.rate_limit)
         if record.headers is not None:
             for changes in (record.headers.request, record.headers.response):
                 self._headers(changes)
@@ -123,13 +120,6 @@ class _TrafficCheck:
             self._report("NM508", faults.position, "faults without a fault", cause, fix)
         for entry in faults.headers:
             self._readable(entry.key)
-
-    def _rate_limit(self, limit: RateLimit) -> None:
-        for rate in (limit, *(entry.value for entry in limit.callers)):
-            if rate.burst is not None and rate.requests is not None and rate.burst.value < rate.requests.value:
-                cause = f"at most {rate.burst.value} wait in the bucket, so never more than these come in one period"
-                fix = "write a `burst` of at least `requests`, or a shorter `per`"
-                self._report("NM509", rate.burst.position, "`burst` is less than `requests`", cause, fix)
 
     def _headers(self, changes: HeaderChanges | None) -> None:
         if changes is None:
