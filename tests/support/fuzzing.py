@@ -25,6 +25,7 @@ from generator.outputs.local.binary import find_envoy
 from generator.render import render
 from generator.resources import WorkloadResources, twin
 from support.mutants import Mutant, mutant, sources
+from support.pairs import write_pair
 
 CPU_SECONDS_MAX = 20.0
 """For one mutant; the largest legal manifests need a second on an idle machine."""
@@ -81,6 +82,7 @@ class Fuzzer:
         folder = self.folder / name
         folder.mkdir()
         (folder / "empty.txt").touch(mode=0o600)
+        write_pair(folder, "edge")
         for path in source.parent.iterdir():
             if path != source and not path.name.startswith("."):
                 (folder / path.name).symlink_to(path)

@@ -421,5 +421,5 @@ ON_TEXTS: dict[str, Callable[[bytes, random.Random], bytes]] = {
         double_line, drop_line, swap_lines, indent_line, insert_piece, insert_bytes, truncate, recode, bomb,
     )
 }  # fmt: skip
-WEIGHTED = [*ON_TREES, *ON_TEXTS, *["add_valid"] * 8, *["add_slightly_invalid"] * 3, *["reword", "swap", "delete"] * 2]
+WEIGHTED = [*ON_TREES, *ON_TEXTS, *["add_valid"] * 24, *["add_slightly_invalid"] * 4, *["reword", "swap", "delete"] * 2]
 """Names of operations, those that pass the first checks more often."""

@@ -11,7 +11,15 @@ from typing import Any
 REPEAT_MORE = 4
 """How often more than needed something is repeated at most."""
 PRINTABLE = [character for character in string.printable if character.isprintable()]
-CATEGORIES = {"CATEGORY_DIGIT": string.digits, "CATEGORY_SPACE": " ", "CATEGORY_WORD": string.ascii_letters + "_"}
+WORD = string.ascii_letters + string.digits + "_"
+CATEGORIES = {
+    "CATEGORY_DIGIT": string.digits,
+    "CATEGORY_NOT_DIGIT": string.ascii_letters,
+    "CATEGORY_SPACE": " ",
+    "CATEGORY_NOT_SPACE": "".join(PRINTABLE).replace(" ", ""),
+    "CATEGORY_WORD": WORD,
+    "CATEGORY_NOT_WORD": " .-/",
+}
 
 
 def word(pattern: str, draw: random.Random) -> str:

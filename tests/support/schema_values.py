@@ -22,8 +22,8 @@ USEFUL = [
     "https://api.example.org", "x-team",
 ]  # fmt: skip
 """Words that fit many patterns and pass more checks than those made from patterns."""
-PATHS = ["protos", ".", "empty.txt"]
-"""What there is beside a mutant: folders and a file."""
+PATHS = ["protos", ".", "empty.txt", "edge.crt", "edge.key", "edge.ca"]
+"""What there is beside a mutant: folders and files."""
 ANY_TEXT = "any/path you like"
 """What only a pattern for paths matches."""
 LENGTH_MAX = 10_000
@@ -42,11 +42,12 @@ def schema() -> Schema:
 @cache
 def schema_keys() -> list[str]:
     """Every fixed key of the manifest."""
-    return sorted({key for node in within(schema()) for key in node.get("properties", {})})
+    whole = [schema(), *schema().get("definitions", {}).values()]
+    return sorted({key for part in whole for node in within(part) for key in node.get("properties", {})})
 
 
 def within(node: Schema) -> Iterator[Schema]:
-    """A schema and all in it."""
+    """A schema and all that is written in it."""
     yield node
     inner = [*node.get("properties", {}).values(), node.get("additionalProperties"), node.get("items")]
     for found in [*inner, *(option for name in CHOICES for option in node.get(name, []))]:
@@ -64,7 +65,11 @@ def schemas_at(path: Trail) -> list[Schema]:
 
 
 def alternatives(node: Schema) -> list[Schema]:
-    """A schema, or those that it gives the choice of."""
+    """What a schema refers to, or those that it gives the choice of; a schema that says its type is itself."""
+    if "$ref" in node:
+        return alternatives(schema()["definitions"][node["$ref"].rpartition("/")[2]])
+    if "type" in node:
+        return [node]
     options = [option for name in CHOICES for option in node.get(name, [])]
     return [found for option in options for found in alternatives(option)] or [node]
 
