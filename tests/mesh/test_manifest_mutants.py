@@ -17,9 +17,9 @@ from support.fuzzing import Complaint, Fuzzer, remembering, setting, shards
 from support.mutants import mutant
 
 pytestmark = [pytest.mark.mesh, pytest.mark.timeout(3_600)]
-COUNT = setting("NIPMESH_MUTANTS", 1_500)
+COUNT = setting("NIPMESH_MUTANTS", 1_000)
 SEED = setting("NIPMESH_MUTANTS_SEED", 1)
-SHOWN_MAX = setting("NIPMESH_MUTANTS_SHOWN", 150)
+SHOWN_MAX = setting("NIPMESH_MUTANTS_SHOWN", 100)
 """Configurations that Envoy is shown."""
 SHARD = 100
 SHARDS = shards(COUNT, SHARD)

@@ -19,15 +19,12 @@ from typing import Any
 
 import pytest
 
-from generator.analysis import check_manifest
-from generator.outputs.files import default_placement
-from generator.outputs.files.validation import loadable, throwaway_leaf, validate_bootstrap
+from generator.outputs.files.validation import validate_bootstrap
 from generator.outputs.local.binary import find_envoy
-from generator.render import render
-from generator.resources import ResourceError, decode, twin
+from generator.resources import ResourceError, decode
 from support.constraints import ABSENT, Edit, change, edits, holder_of, sites
-from support.meshes import DIRECTORY, REPOSITORY, repository_mesh, repository_placement
-from support.protojson import reachable
+from support.policy_meshes import policy_twins
+from support.protojson import extension_types, reachable
 
 pytestmark = [pytest.mark.mesh, pytest.mark.timeout(1_800)]
 RUNS_MAX = int(os.environ.get("NIPMESH_RULES_RUNS", "75")) or 1_000_000
@@ -42,11 +39,15 @@ NOT_BY_A_RULE = {
     "max heap size must be greater than 0": "the monitor's own check comes first",
 }
 """Where a value breaks a rule and Envoy refuses it for another reason."""
+UNCHECKED = re.compile(
+    r"^envoy\.extensions\.load_balancing_policies\.|^envoy\.extensions\.retry\.priority\.previous_priorities\."
+)
+"""Extensions whose rules Envoy 1.40 does not look at when it makes them; we do."""
 CRASHES = {"envoy.config.core.v3.TlvEntry.type": "a PROXY protocol TLV without the context that it is for"}
 """Fields whose values break no rule, and make Envoy 1.40 crash where the twins have no such thing."""
 UNREACHABLE = re.compile(
     r"^envoy\.config\.cluster\.v3\.Cluster\.RefreshRate$"  # these are below deprecated fields only
-    r"|^envoy\.config\.core\.v3\.(DnsResolutionConfig|DnsResolverOptions)$"
+    r"|^envoy\.config\.core\.v3\.(DnsResolutionConfig|DnsResolverOptions|KeyValue)$"
     r"|^envoy\.config\.listener\.v3\.Listener\.DeprecatedV1$"
     r"|^envoy\.config\.route\.v3\.(CorsPolicy|RateLimit\.Action\.DynamicMetaData)$"
     r"|^envoy\.config\.trace\.v3\.Tracing(\..*)?$"
@@ -60,18 +61,9 @@ Bootstraps = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def bootstraps() -> Bootstraps:
+def bootstraps(tmp_path_factory: pytest.TempPathFactory) -> Bootstraps:
     """Twins that hold every extension which our templates use."""
-    foreign = check_manifest(REPOSITORY / "tests" / "golden" / "in" / "foreign.yaml").mesh
-    assert foreign is not None
-    ours = render(repository_mesh(), repository_placement())
-    theirs = render(foreign, default_placement(foreign, DIRECTORY))
-    leaf = throwaway_leaf()
-    workloads = (ours.workload("gateway"), ours.workload("payment-0"), theirs.workload("order-0"))
-    return {
-        workload.name: twin(workload, tuple(loadable(secret, leaf) for secret in workload.secrets))
-        for workload in workloads
-    }
+    return policy_twins(tmp_path_factory.mktemp("policies"))
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +139,13 @@ def asker(tmp_path: Path, bootstraps: Bootstraps) -> Asker:
 
 def test_the_twins_hold_every_message_that_our_resources_can(bootstraps: Bootstraps) -> None:
     found = sites(bootstraps)
+    assert [name for name in extension_types() if name not in found] == []
     assert [name for name in reachable() if name not in found and not UNREACHABLE.match(name)] == []
 
 
 def test_envoy_takes_the_twins_as_they_are(bootstraps: Bootstraps, tmp_path: Path) -> None:
     for name, body in bootstraps.items():
-        path = tmp_path / f"{name}.json"
+        path = tmp_path / f"{name.replace('/', '-')}.json"
         path.write_text(json.dumps(body), encoding="utf-8")
         assert validate_bootstrap(find_envoy(), path) is None
 
@@ -161,7 +154,8 @@ def test_what_we_refuse_envoy_refuses_for_the_same_field(judged: list[tuple[Edit
     refused = sample([edit for edit, taken in judged if not taken], RUNS_MAX)
     assert len({edit.rule for edit in refused}) > 30
     answers = asker.about_each([[edit] for edit in refused])
-    assert [f"{edit}: {said}" for (edit,), said in answers if not is_refused_alike(edit, said)] == []
+    wrong = [f"{edit}: {said}" for (edit,), said in answers if not is_refused_alike(edit, said)]
+    assert not wrong, "\n".join(wrong)
 
 
 def is_refused_alike(edit: Edit, said: str | None) -> bool:
@@ -169,7 +163,9 @@ def is_refused_alike(edit: Edit, said: str | None) -> bool:
     if said is not None and RULE_BROKEN in said:
         by_field = f"{edit.site.descriptor.name}ValidationError.{camel(edit.field)}"
         return by_field in said or (edit.value == ABSENT and "reason: is required" in said)
-    return said is not None and any(reason in said for reason in NOT_BY_A_RULE)
+    if said is None:
+        return UNCHECKED.match(edit.site.descriptor.full_name) is not None
+    return any(reason in said for reason in NOT_BY_A_RULE)
 
 
 def camel(name: str) -> str:
@@ -187,7 +183,7 @@ def test_what_we_take_breaks_no_rule_for_envoy(judged: list[tuple[Edit, bool]], 
     unsure = [edit for group, said in answers if said is not None and group[0].site.is_typed for edit in group]
     answers += asker.about_each([[edit] for edit in sample(unsure, RUNS_MAX // 2)])
     wrong = [f"{[str(edit) for edit in group]}: {said}" for group, said in answers if is_against_a_rule(group, said)]
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)
 
 
 def is_against_a_rule(group: list[Edit], said: str | None) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from support.schema_values import Writer, schema_keys, schemas_at
+from support.schema_values import Writer, breadth, schema_keys, schemas_at
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OPERATIONS_MAX = 3
@@ -27,6 +27,8 @@ SLIPS = 0.15
 """How often a value that is slightly wrong has a slip at each step."""
 MISSING = 0.7
 """How often a key that stands nowhere yet is written, if there is one."""
+BREADTH_MAX = 30
+"""How much likelier a key is written that has many keys below it."""
 MERGED = 0.7
 """How often a mapping that is written where one stands is added to it."""
 STRINGS = [
@@ -268,7 +270,8 @@ def add(tree: Tree, writer: Writer) -> Tree:
     if not options:
         return tree
     missing = [(path, found) for path, found in options if path[-1] not in at_or_nothing(tree, path[:-1])]
-    path, found = writer.draw.choice(missing if missing and writer.draw.random() < MISSING else options)
+    listed = missing if missing and writer.draw.random() < MISSING else options
+    path, found = writer.draw.choices(listed, [min(breadth(found), BREADTH_MAX) for _, found in listed])[0]
     for key in path:
         writer = writer.about(str(key))
     value = writer.value(found)

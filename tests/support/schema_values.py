@@ -26,6 +26,7 @@ PATHS = ["protos", ".", "empty.txt", "edge.crt", "edge.key", "edge.ca"]
 """What there is beside a mutant: folders and files."""
 ANY_TEXT = "any/path you like"
 """What only a pattern for paths matches."""
+BREADTH_DEPTH = 2
 LENGTH_MAX = 10_000
 CHOICES = ("oneOf", "anyOf", "allOf")
 
@@ -53,6 +54,16 @@ def within(node: Schema) -> Iterator[Schema]:
     for found in [*inner, *(option for name in CHOICES for option in node.get(name, []))]:
         if isinstance(found, dict):
             yield from within(found)
+
+
+def breadth(node: Schema, depth: int = 0) -> int:
+    """How many keys may stand below a value, down to a few levels: the more, the more there is to try."""
+    if depth > BREADTH_DEPTH:
+        return 1
+    inner = [found for option in alternatives(node) for found in option.get("properties", {}).values()]
+    more = [option.get(name) for option in alternatives(node) for name in ("additionalProperties", "items")]
+    inner += [found for found in more if isinstance(found, dict)]
+    return 1 + sum(breadth(found, depth + 1) for found in inner)
 
 
 @cache
