@@ -299,7 +299,8 @@ def methods_of(tree: Tree) -> dict[str, list[str]]:
 @cache
 def known_methods() -> dict[str, list[str]]:
     """Methods by the last word of their service's name, in the protobufs of all sources."""
-    files = [path for source in sources() for path in sorted(source.parent.glob("protos/**/*.proto"))]
+    folders = [source.parent / folder for source in sources() for folder in parsed(source)["protos"]]
+    files = [path for folder in dict.fromkeys(folders) for path in sorted(folder.rglob("*.proto"))]
     found: dict[str, list[str]] = {}
     for text in (path.read_text(encoding="utf-8") for path in files):
         for service, body in SERVICE.findall(text):
