@@ -6,7 +6,7 @@ PROTOS := $(shell find protos -name '*.proto')
 TEST ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down test lint format stubs generated bench lock clean
+.PHONY: help install up down test fuzz lint format stubs generated bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -28,6 +28,11 @@ down: $(INSTALLED) ## stop a mesh that runs detached
 
 test: $(INSTALLED) ## run the tests; TEST=tests/unit for a part
 	$(BIN)/python -m pytest $(TEST)
+
+fuzz: $(INSTALLED) ## 10,000 mutated manifests and every rule of Envoy's protobufs, all shown to Envoy; NIPMESH_MUTANTS_SEED=2 for others
+	NIPMESH_MUTANTS=$${NIPMESH_MUTANTS:-10000} NIPMESH_MUTANTS_SHOWN=1000000 NIPMESH_RULES_RUNS=0 NIPMESH_DIFFERENTIAL_EXAMPLES=5000 \
+		$(BIN)/python -m pytest -s tests/mesh/test_manifest_mutants.py tests/mesh/test_rules_differential.py \
+		tests/unit/resources/test_resources_differential.py
 
 lint: $(INSTALLED) ## ruff, mypy --strict, buf lint and format, and generated files equal to the committed ones
 	$(BIN)/ruff check .

@@ -28,6 +28,8 @@ Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml when PyYAML has it: ten times as fast, the same events."""
 
 _UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+"""Where libyaml ends a line, and so does `str.splitlines` in what is printable."""
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEAN = frozenset({"true", "True", "TRUE", "false", "False", "FALSE"})
 _AMBIGUOUS = frozenset(
@@ -110,8 +112,7 @@ def decode(raw: bytes, reporter: Reporter) -> str | None:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = raw[: error.start].decode("utf-8", "replace")
-        position = Position(line=before.count("\n") + 1, column=len(before) - before.rfind("\n"))
+        position = _end_of(raw[: error.start].decode("utf-8-sig", "replace"))
         cause = f"byte {error.start} (0x{raw[error.start]:02x}) is not UTF-8: {error.reason}"
         reporter.report("NM002", position, "not UTF-8 text", cause=cause, fix="save the file as UTF-8")
         return None
@@ -125,7 +126,7 @@ def read_nodes(text: str, reporter: Reporter) -> Node | None:
     except RefusedError as refused:
         reporter.report(refused.code, refused.position, refused.message, cause=refused.cause, fix=refused.fix)
     except yaml.YAMLError as error:
-        position = _error_position(error, text.count("\n"))
+        position = _error_position(error, _end_of(text))
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         context = getattr(error, "context", None)
         cause = f"{context}: {problem}" if context else f"{problem}"
@@ -138,17 +139,25 @@ def _refuse_unprintable(text: str) -> None:
     found = _UNPRINTABLE.search(text)
     if found is None:
         return
-    before = text[: found.start()]
-    position = Position(line=before.count("\n") + 1, column=len(before) - before.rfind("\n"))
+    position = _end_of(text[: found.start()])
     cause = f"the character U+{ord(found[0]):04X} is not allowed in YAML"
     raise RefusedError("NM003", position, "a control character", cause=cause, fix="remove it")
 
 
-def _error_position(error: yaml.YAMLError, lines: int) -> Position:
-    """Where to look: the problem, or the beginning of what was never closed when the problem is the end of the file."""
+def _end_of(text: str) -> Position:
+    """The place right after a text."""
+    lines = _LINE_END.split(text)
+    return Position(line=len(lines), column=len(lines[-1]) + 1)
+
+
+def _error_position(error: yaml.YAMLError, end: Position) -> Position:
+    """Where to look: the problem, or the beginning of what was never closed when the problem is the end of the file.
+
+    libyaml takes a file without a line end for one that has it, and then counts a line too many.
+    """
     problem, context = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
-    at_end = problem is None or problem.line >= lines
-    return _position(context if at_end and context is not None else problem)
+    at_end = problem is None or problem.line + 1 >= end.line
+    return min(_position(context if at_end and context is not None else problem), end)
 
 
 def _position(mark: Any) -> Position:

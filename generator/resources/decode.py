@@ -8,6 +8,7 @@ deterministic inside `Any`, too.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from generator.resources.errors import Problem, ResourceError
 from generator.resources.holes import Hole, KeyHole, Leaf, emptied, item_leaf, key_leaf, value_leaf
 from generator.resources.memo import Memo
 from generator.resources.plans import (
+    FREE_FORM,
     TEXTUAL,
     WRAPPERS,
     Convert,
@@ -37,6 +39,12 @@ SOUND_MAX = 20_000
 """Parts of resources that are remembered as sound."""
 LEAVES_MAX = 50
 """Parts with more holes are seldom equal to others."""
+DEPTH_MAX = 64
+"""Messages in messages; protobuf's parsers stop at 100."""
+FREE_FORM_DEPTH_MAX = 30
+"""Levels of free-form JSON; each is three messages to protobuf, whose parsers stop at 100."""
+FINITE_MAX = sys.float_info.max
+SURROGATE = re.compile(r"[\ud800-\udfff]")
 RETIRED_VERSION = re.compile(r"^envoy\..*\.v[12](alpha[0-9]*)?\.")
 """Versions of Envoy's API before v3: still in the descriptor set, no longer in Envoy."""
 
@@ -86,9 +94,19 @@ class Decoder:
         self.sound = sound
         self.problems: list[Problem] = []
         self.leaves: list[Leaf] = []
+        self.depth = 0
 
     def message(self, descriptor: Descriptor, value: Any, path: str) -> Message:
         """Convert a JSON object to a message; what is wrong is added to `problems`."""
+        if self.depth >= DEPTH_MAX:
+            self._report(path, "is nested too deeply")
+            return message_class(descriptor)()
+        self.depth += 1
+        converted = self._message(descriptor, value, path)
+        self.depth -= 1
+        return converted
+
+    def _message(self, descriptor: Descriptor, value: Any, path: str) -> Message:
         form = form_of(descriptor)
         if form is not Form.FIELDS:
             return self._special(form, descriptor, value, path)
@@ -101,7 +119,7 @@ class Decoder:
             plan = fields.get(name)
             if plan is None:
                 self._report(join(path, name), f"{descriptor.name} has no field {name!r}")
-            elif item is not None:
+            elif item is not None or plan.takes_null:
                 self._field(message, plan, item, join(path, name))
         self._check_members(descriptor, value, path)
         return message
@@ -162,10 +180,12 @@ class Decoder:
         if not isinstance(value, list):
             self._report(path, f"must be a list, not {shown(value)}")
             return
+        problems_before = len(self.problems)
         items = getattr(message, plan.name)
         for index, item in enumerate(value):
             self._listed(items, plan, item, f"{path}[{index}]")
-        self._check(plan.value_checks, value, path)
+        if len(self.problems) == problems_before:
+            self._check(plan.value_checks, value, path)
 
     def _listed(self, items: Any, plan: Plan, item: Any, path: str) -> None:
         if type(item) is Hole:
@@ -185,19 +205,26 @@ class Decoder:
             self._report(path, f"must be an object, not {shown(value)}")
             return
         target = getattr(message, plan.name)
-        for key, item in value.items():
-            where = f"{path}[{key!r}]"
-            if type(key) is KeyHole:
-                self.leaves.append(key_leaf(plan))
-            else:
-                self._check(plan.key_checks, key, where)
+        assert plan.convert_key is not None
+        for written, item in value.items():
+            where = f"{path}[{written!r}]"
+            key = self._key(plan, plan.convert_key, written, where)
             if type(item) is Hole:
                 self.leaves.append(item_leaf(plan))
-            else:
+            elif key is not None:
                 self._mapped(target, plan, key, item, where)
         self._check(plan.value_checks, value, path)
 
-    def _mapped(self, target: Any, plan: Plan, key: str, item: Any, path: str) -> None:
+    def _key(self, plan: Plan, convert: Convert, written: str, path: str) -> Any:
+        if type(written) is KeyHole:
+            self.leaves.append(key_leaf(plan))
+            return written
+        key = self._scalar(convert, written, path)
+        if key is not None:
+            self._check(plan.key_checks, key, path)
+        return key
+
+    def _mapped(self, target: Any, plan: Plan, key: Any, item: Any, path: str) -> None:
         def convert() -> None:
             converted = self._item(plan, item, path)
             if converted is None:
@@ -235,10 +262,13 @@ class Decoder:
         if descriptor.full_name in TEXTUAL and not isinstance(value, str):
             self._report(path, f'must be text like "0.25s", not {shown(value)}')
             return message
+        wanted = 'text like "0.25s"' if descriptor.full_name in TEXTUAL else descriptor.name
+        if descriptor.full_name in FREE_FORM and not is_plain(value):
+            self._report(path, f"must be {wanted} of finite numbers and plain text, not too deep, not {shown(value)}")
+            return message
         try:
             json_format.ParseDict(emptied(value, self.leaves), message)
         except json_format.ParseError:
-            wanted = 'text like "0.25s"' if descriptor.full_name in TEXTUAL else descriptor.name
             self._report(path, f"must be {wanted}, not {shown(value)}")
         return message
 
@@ -253,8 +283,11 @@ class Decoder:
             self._report(join(path, "@type"), f"Envoy's API has no {url!r}")
             return message
         rest = {name: item for name, item in value.items() if name != "@type"}
-        if inner.full_name.startswith("google.protobuf.") and inner.full_name != "google.protobuf.Empty":
-            rest = rest.get("value", {})
+        if form_of(inner) is not Form.FIELDS:
+            if set(rest) != {"value"}:
+                self._report(path, f"needs `value`, and nothing else, beside the @type of {inner.name}")
+                return message
+            rest, path = rest["value"], join(path, "value")
         packed = self.message(inner, rest, path)
         message.type_url = url  # type: ignore[attr-defined]  # `google.protobuf.Any`
         message.value = packed.SerializeToString(deterministic=True)  # type: ignore[attr-defined]  # the same
@@ -285,6 +318,34 @@ class Decoder:
 
     def _report(self, path: str, text: str) -> None:
         self.problems.append(Problem(path=path.removesuffix(": "), text=text))
+
+
+def is_plain(value: Any) -> bool:
+    """Whether free-form JSON holds only what every parser reads the same: finite numbers, text of UTF-8, bounded depth."""
+    layer = [value]
+    for _ in range(FREE_FORM_DEPTH_MAX):
+        if not all(is_plain_scalar(item) for item in layer):
+            return False
+        layer = [item for held in layer for item in inside(held)]
+        if not layer:
+            return True
+    return False
+
+
+def is_plain_scalar(value: Any) -> bool:
+    """Whether JSON's own kinds hold it exactly; containers are left to the caller, and holes to who fills them."""
+    if isinstance(value, str):
+        return not SURROGATE.search(value)
+    if isinstance(value, (int, float)):
+        return -FINITE_MAX <= value <= FINITE_MAX
+    return value is None or isinstance(value, (dict, list, Hole))
+
+
+def inside(value: Any) -> list[Any]:
+    """What a container holds, keys included; nothing for others."""
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return value if isinstance(value, list) else []
 
 
 def rule_subject(value: Any) -> Any:

@@ -36,7 +36,7 @@ def find_descriptor(full_name: str) -> Descriptor | None:
     """The message of this full name, e.g. `envoy.config.cluster.v3.Cluster`; None when Envoy's API has none."""
     try:
         return pool().FindMessageTypeByName(full_name)
-    except KeyError:
+    except (KeyError, TypeError):  # the second for a name with lone surrogates
         return None
 
 

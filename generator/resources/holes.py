@@ -24,6 +24,7 @@ from generator.resources.plans import (
     exactly,
     plans_of,
     shown,
+    text,
 )
 from generator.resources.rules import Check
 
@@ -118,7 +119,7 @@ class Leaf:
 
     def takes(self, value: Scalar) -> bool:
         """Whether the field accepts the value; its type is exactly str or int."""
-        if value in self.passed or (self is TEXT and type(value) is str):
+        if value in self.passed or (self is TEXT and type(value) is str and value.isascii()):
             return True
         try:
             converted = self.convert(value)
@@ -131,8 +132,8 @@ class Leaf:
         return True
 
 
-TEXT: Final = Leaf(lambda value: exactly(value, str, "text"), ())
-"""Inside `google.protobuf.Struct` any text is good; numbers are not put there."""
+TEXT: Final = Leaf(text, ())
+"""Inside `google.protobuf.Struct` any text that UTF-8 can write is good; numbers are not put there."""
 _key_leaves: dict[Plan, Leaf] = {}
 _value_leaves: dict[Plan, Leaf] = {}
 _item_leaves: dict[Plan, Leaf] = {}
@@ -157,7 +158,7 @@ def item_leaf(plan: Plan) -> Leaf:
 def key_leaf(plan: Plan) -> Leaf:
     """The leaf of a key of a map."""
     if plan not in _key_leaves:
-        _key_leaves[plan] = Leaf(TEXT.convert, plan.key_checks)
+        _key_leaves[plan] = Leaf(plan.convert_key or text, plan.key_checks)
     return _key_leaves[plan]
 
 

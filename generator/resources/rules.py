@@ -39,7 +39,6 @@ NUMBER_KINDS = frozenset(
         "fixed64",
         "sfixed32",
         "sfixed64",
-        "bool",
     }
 )
 IMPLEMENTED_STRING = frozenset(
@@ -143,6 +142,8 @@ def checks_of(rules: Any) -> tuple[Check, ...]:
 def _typed_checks(kind: str, typed: Any) -> Iterable[Check]:
     if kind == "string":
         return _string_checks(typed)
+    if kind == "bool":
+        return _const_checks(typed)
     if kind in NUMBER_KINDS:
         return _number_checks(typed)
     if kind == "enum":
@@ -164,10 +165,14 @@ def _claim(holds: Callable[[Any], bool], text: str) -> Check:
     return lambda value: None if holds(value) else text
 
 
-def _set_checks(rules: Any) -> Iterable[Check]:
+def _const_checks(rules: Any) -> Iterable[Check]:
     if rules.HasField("const"):
         wanted = rules.const
         yield _claim(lambda value: bool(value == wanted), f"must be {wanted!r}")
+
+
+def _set_checks(rules: Any) -> Iterable[Check]:
+    yield from _const_checks(rules)
     among, never = tuple(getattr(rules, "in")), tuple(rules.not_in)
     if among:
         yield _claim(lambda value: value in among, f"must be one of {among}")
@@ -176,8 +181,6 @@ def _set_checks(rules: Any) -> Iterable[Check]:
 
 
 def _number_checks(rules: Any) -> Iterable[Check]:
-    if rules.DESCRIPTOR.name == "BoolRules":
-        return
     yield from _set_checks(rules)
     bounds = {name: getattr(rules, name) for name in ("lt", "lte", "gt", "gte") if rules.HasField(name)}
     yield from _bound_checks(bounds)
@@ -195,16 +198,28 @@ def _on_nanoseconds(check: Check, value: Any) -> str | None:
 
 
 def _bound_checks(bounds: dict[str, Any], unit: str = "") -> Iterable[Check]:
-    """PGV allows a range that is turned round (`lt` below `gt`): the value must then lie outside; Envoy uses none."""
+    """A range whose ends are turned round (`lt` below `gt`) allows what lies outside of it."""
     tests: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
         "lt": (lambda value, bound: value < bound, "less than"),
         "lte": (lambda value, bound: value <= bound, "at most"),
         "gt": (lambda value, bound: value > bound, "greater than"),
         "gte": (lambda value, bound: value >= bound, "at least"),
     }
-    for name, bound in bounds.items():
-        holds, words = tests[name]
-        yield _claim(partial(_flipped, holds, bound), f"must be {words} {bound}{unit}")
+    claims = [
+        (partial(_flipped, tests[name][0], bound), f"{tests[name][1]} {bound}{unit}") for name, bound in bounds.items()
+    ]
+    if _is_turned_round(bounds):
+        words = " or ".join(text for _, text in claims)
+        yield _claim(lambda value: any(holds(value) for holds, _ in claims), f"must be {words}")
+        return
+    for holds, text in claims:
+        yield _claim(holds, f"must be {text}")
+
+
+def _is_turned_round(bounds: dict[str, Any]) -> bool:
+    low = bounds.get("gt", bounds.get("gte"))
+    high = bounds.get("lt", bounds.get("lte"))
+    return low is not None and high is not None and bool(high <= low)
 
 
 def _flipped(holds: Callable[[Any, Any], bool], bound: Any, value: Any) -> bool:
@@ -225,7 +240,7 @@ def _size_checks(kind: str, rules: Any) -> Iterable[Check]:
     )
     yield from _length_checks(rules, low, high, lambda value: value, "items" if kind != "bytes" else "bytes")
     if kind == "repeated" and rules.unique:
-        yield _claim(lambda value: len(value) == len({str(item) for item in value}), "must not repeat an item")
+        yield _claim(lambda value: len(value) == len(set(value)), "must not repeat an item")
 
 
 def _length_checks(rules: Any, low: str, high: str, measured: Callable[[Any], Sized], unit: str) -> Iterable[Check]:

@@ -25,6 +25,8 @@ TIMEOUT_S = 60.0
 LIFETIME = dt.timedelta(hours=1)
 MESSAGE = re.compile(r"^\[[^\]]*\]\[[^\]]*\]\[(?:critical|error)\]\[[^\]]*\] (?:\[[^\]]*\] )?(.*)$", re.MULTILINE)
 """A line of Envoy's log, e.g. `[2026-01-01 00:00:00.000][12][critical][main] [source/server/server.cc:1] text`."""
+DUMP = re.compile(r"goo\.gle/debug\w*\s.*?^: ", re.DOTALL | re.MULTILINE)
+"""The configuration, which Envoy prints over many lines before it says what is wrong with it; it may hold a private key."""
 MESSAGE_CHARACTERS_MAX = 2_000
 
 
@@ -64,8 +66,9 @@ def validate_bootstrap(envoy: Path, bootstrap: Path) -> str | None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     if done.returncode == 0:
         return None
-    found = MESSAGE.findall(done.stderr)
-    return "; ".join(found)[:MESSAGE_CHARACTERS_MAX] or done.stderr[-MESSAGE_CHARACTERS_MAX:] or "no reason given"
+    said = DUMP.sub("", done.stderr)
+    found = MESSAGE.findall(said)
+    return "; ".join(found)[:MESSAGE_CHARACTERS_MAX] or said[-MESSAGE_CHARACTERS_MAX:] or "no reason given"
 
 
 def _validate(envoy: Path, leaf: Leaf, folder: Path, workload: WorkloadResources) -> EnvoyRefusal | None:

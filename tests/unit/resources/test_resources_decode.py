@@ -69,6 +69,100 @@ def test_what_is_wrong_is_named_by_its_path(change: dict[str, Any], problem: str
     assert any(found.startswith(problem) for found in problems({**GOOD, **change}))
 
 
+LONE_SURROGATE = "\ud800"
+PREFIX = "type.googleapis.com/"
+STRUCT = {"@type": f"{PREFIX}google.protobuf.Struct"}
+
+
+def nested(levels: int) -> Any:
+    value: Any = {}
+    for _ in range(levels):
+        value = {"not_rule": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("type_name", "value", "problem"),
+    [
+        pytest.param(CLUSTER, {**GOOD, "name": LONE_SURROGATE}, "name: must be text without lone", id="surrogate"),
+        pytest.param(CLUSTER, {**GOOD, LONE_SURROGATE: 1}, "\ud800: Cluster has no field", id="surrogate as field"),
+        pytest.param(CLUSTER, {**GOOD, "type": LONE_SURROGATE}, "type: DiscoveryType has no", id="surrogate as enum"),
+        pytest.param(
+            CLUSTER,
+            {**GOOD, "typed_extension_protocol_options": {"a": {"@type": PREFIX + LONE_SURROGATE}}},
+            "typed_extension_protocol_options['a'].@type: Envoy's API has no",
+            id="surrogate as type",
+        ),
+        pytest.param(
+            CLUSTER,
+            {**GOOD, "per_connection_buffer_limit_bytes": 10**5000},
+            "per_connection_buffer_limit_bytes: must lie between 0 and 4294967295, not something too large",
+            id="more digits than Python writes",
+        ),
+        pytest.param(
+            "envoy.type.v3.Percent", {"value": float("nan")}, "value: must be finite, not nan", id="not a number"
+        ),
+        pytest.param("envoy.type.v3.Percent", {"value": 10**400}, "value: must be finite", id="too large for a float"),
+        pytest.param(
+            "envoy.config.core.v3.DataSource", {"inline_bytes": "é"}, "inline_bytes: must be base64", id="base64"
+        ),
+        pytest.param(
+            "envoy.config.rbac.v3.Permission", nested(3000), ".".join(["not_rule"] * 64) + ": is nested", id="too deep"
+        ),
+        pytest.param(
+            "envoy.config.rbac.v3.Permission", {"any": False}, "any: must be True", id="a boolean that must be true"
+        ),
+        pytest.param(
+            "envoy.config.metrics.v3.HistogramBucketSettings",
+            {"match": {"exact": "a"}, "buckets": [1, 1.0]},
+            "buckets: must not repeat an item",
+            id="the same number in two spellings",
+        ),
+        pytest.param(
+            "envoy.config.core.v3.QuicKeepAliveSettings",
+            {"initial_interval": "0.0005s"},
+            "initial_interval: must be at most 0 ns or at least 1000000 ns",
+            id="a range that is turned round",
+        ),
+        pytest.param(
+            CLUSTER,
+            {**GOOD, "typed_extension_protocol_options": {"a": STRUCT}},
+            "typed_extension_protocol_options['a']: needs `value`, and nothing else",
+            id="a well-known type without its value",
+        ),
+        pytest.param(
+            CLUSTER,
+            {**GOOD, "typed_extension_protocol_options": {"a": {**STRUCT, "value": {"b": float("inf")}}}},
+            "typed_extension_protocol_options['a'].value: must be Struct of finite numbers",
+            id="infinite inside a struct",
+        ),
+    ],
+)
+def test_odd_values_are_problems_and_never_exceptions(type_name: str, value: dict[str, Any], problem: str) -> None:
+    assert any(found.removeprefix("x: ").startswith(problem) for found in odd_problems(type_name, value))
+
+
+def odd_problems(type_name: str, value: dict[str, Any]) -> list[str]:
+    with pytest.raises(ResourceError) as caught:
+        decode(type_name, value, "x")
+    return [f"{problem.path}: {problem.text}" for problem in caught.value.problems]
+
+
+def test_a_range_that_is_turned_round_allows_both_sides() -> None:
+    for interval in ("0s", "0.001s", "30s"):
+        decode("envoy.config.core.v3.QuicKeepAliveSettings", {"initial_interval": interval}, "x")
+
+
+def test_keys_of_a_map_become_numbers() -> None:
+    made: Any = decode("google.api.expr.v1alpha1.SourceInfo", {"positions": {"-7": 3}}, "x")
+    assert dict(made.positions) == {-7: 3}
+
+
+def test_null_is_a_value_where_protobuf_says_so() -> None:
+    made: Any = decode("google.api.expr.v1alpha1.Constant", {"null_value": None}, "x")
+    assert made.WhichOneof("constant_kind") == "null_value"
+
+
 def test_all_problems_are_told_at_once() -> None:
     assert len(problems({"name": "", "typo": 1, "type": "X", "connect_timeout": "soon"})) == 4
 
