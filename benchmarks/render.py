@@ -39,7 +39,7 @@ from generator.model import Mesh, Placement
 from generator.outputs.files import default_placement, publish
 from generator.render import render
 from generator.render.scope import Scope, Surroundings
-from generator.render.sidecar import egress_listener, egress_routes, inbound_listener
+from generator.render.sidecar import egress_listener, inbound_listener, routes
 from generator.render.workload import Scene, endpoint_sets, service_clusters
 from generator.resources import Resource
 from generator.resources.memo import collector_paused
@@ -123,7 +123,7 @@ def _five(scope: Scope, around: Surroundings, name: str) -> tuple[Resource, ...]
     return (
         inbound_listener(scene, service, replica),
         egress_listener(scene, service, replica),
-        *egress_routes(scene, service),
+        *routes(scene, service),
         *service_clusters(scene, called),
         *endpoint_sets(scene, called),
     )

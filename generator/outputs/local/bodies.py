@@ -9,6 +9,7 @@ from pathlib import Path
 
 from generator.introspection.exposure import ExposedService, Exposure
 from generator.model import Gateway, GatewayPlacement, Mesh, ReplicaPlacement, Service, UnixAddress
+from generator.model.defaults import STREAM_DURATION_MS_MAX
 from generator.model.mesh import GATEWAY
 from generator.outputs.local.environment import (
     Surroundings,
@@ -24,8 +25,9 @@ from generator.outputs.local.workload import Part
 from generator.pki import write_private
 from generator.render import cluster_name
 
-DRAIN_TIME_S = 10
-"""How long Envoy keeps a draining listener open; we end the process before."""
+DRAIN_TIME_S = STREAM_DURATION_MS_MAX // 1000 + 30
+"""When a listener is replaced, Envoy asks the connections of the old one to go with their next answer, and ends by then
+whatever is left on them: later than any stream may live. Processes that drain we end long before."""
 ACCESS_LOG_FLUSH_MS = 1_000
 """Envoy's default of 10 s makes whoever follows a log wait."""
 
