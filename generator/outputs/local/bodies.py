@@ -87,7 +87,6 @@ class ReplicaBody:
 class GatewayBody:
     """The edge Envoy (the sidecar) and its introspection server (the application)."""
 
-    gateway: Gateway
     placement: GatewayPlacement
     around: Surroundings
     envoy: Path
@@ -100,7 +99,7 @@ class GatewayBody:
         """Say what to run."""
         if part is Part.SIDECAR:
             return sidecar_command(self.envoy, GATEWAY, self.around)
-        arguments = introspection_arguments(self.gateway, self.placement, self.around.paths)
+        arguments = introspection_arguments(self.placement, self.around.paths)
         return Command(
             arguments=arguments,
             environment=dict(self.around.outer),
@@ -155,7 +154,7 @@ def sidecar_command(envoy: Path, workload: str, around: Surroundings) -> Command
     )
 
 
-def introspection_arguments(gateway: Gateway, placement: GatewayPlacement, paths: StatePaths) -> tuple[str, ...]:
+def introspection_arguments(placement: GatewayPlacement, paths: StatePaths) -> tuple[str, ...]:
     """Say how the introspection server is run."""
     return (
         sys.executable,
@@ -169,12 +168,13 @@ def introspection_arguments(gateway: Gateway, placement: GatewayPlacement, paths
         str(paths.introspection / "exposure.json"),
         "--admin",
         str(placement.admin.path),
-        *(("--reflection",) if gateway.reflection else ()),
+        # Always: whether the world may ask is a matter of the gateway's routes, which change while it runs.
+        "--reflection",
     )
 
 
 def write_introspection(mesh: Mesh, gateway: Gateway, paths: StatePaths) -> None:
-    """Write what the introspection server reads."""
+    """Write what the introspection server reads, and reads again when it changes."""
     methods: dict[str, set[str]] = {}
     clusters: dict[str, str] = {}
     for edge in gateway.exposes:
@@ -187,5 +187,5 @@ def write_introspection(mesh: Mesh, gateway: Gateway, paths: StatePaths) -> None
             for name, names in sorted(methods.items())
         )
     )
-    write_private(paths.introspection / "exposure.json", exposure.to_json())
     write_private(paths.introspection / "descriptors.binpb", mesh.descriptor_set)
+    write_private(paths.introspection / "exposure.json", exposure.to_json())

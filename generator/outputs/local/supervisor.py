@@ -220,7 +220,7 @@ class Supervisor:
         self.board.gateway = placement
         self.certificates.issue(GATEWAY, gateway.identity)
         write_introspection(self.mesh, gateway, self.setup.paths)
-        body = GatewayBody(gateway=gateway, placement=placement, around=self.setup.around, envoy=self.setup.envoy)
+        body = GatewayBody(placement=placement, around=self.setup.around, envoy=self.setup.envoy)
         workload = Workload(
             name=GATEWAY,
             order=GATEWAY_ORDER,
