@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from generator.introspection.exposure import ExposedService, Exposure
-from generator.model import Gateway, GatewayPlacement, Mesh, ReplicaPlacement, Service, UnixAddress
+from generator.model import GatewayPlacement, Mesh, ReplicaPlacement, Service, UnixAddress
 from generator.model.defaults import STREAM_DURATION_MS_MAX
 from generator.model.mesh import GATEWAY
 from generator.outputs.local.environment import (
@@ -173,11 +173,19 @@ def introspection_arguments(placement: GatewayPlacement, paths: StatePaths) -> t
     )
 
 
-def write_introspection(mesh: Mesh, gateway: Gateway, paths: StatePaths) -> None:
-    """Write what the introspection server reads, and reads again when it changes."""
+def write_introspection(mesh: Mesh, paths: StatePaths) -> None:
+    """Write what the introspection server reads, and reads again when it changes. Raises OSError."""
+    for name, content in exposure_files(mesh).items():
+        write_private(paths.introspection / name, content)
+
+
+def exposure_files(mesh: Mesh) -> dict[str, bytes]:
+    """Give the files that tell the introspection server what is exposed; none without a gateway."""
+    if mesh.gateway is None:
+        return {}
     methods: dict[str, set[str]] = {}
     clusters: dict[str, str] = {}
-    for edge in gateway.exposes:
+    for edge in mesh.gateway.exposes:
         for policy in edge.methods:
             methods.setdefault(policy.method.service, set()).add(policy.method.name)
             clusters[policy.method.service] = cluster_name(edge.destinations[0].service)
@@ -187,5 +195,4 @@ def write_introspection(mesh: Mesh, gateway: Gateway, paths: StatePaths) -> None
             for name, names in sorted(methods.items())
         )
     )
-    write_private(paths.introspection / "descriptors.binpb", mesh.descriptor_set)
-    write_private(paths.introspection / "exposure.json", exposure.to_json())
+    return {"descriptors.binpb": mesh.descriptor_set, "exposure.json": exposure.to_json()}
