@@ -2,8 +2,8 @@
 
 The workload, of so many services with so many replicas each (`benchmarks/large.py`), in a fresh process each:
 
-- `resources`: five resources per service, as its sidecar is told them: its inbound listener, egress listener and egress
-  routes, the cluster of one service that it calls, and that service's endpoint set with all its replicas. Made by the real
+- `resources`: six resources per service, as its sidecar is told them: its inbound listener, egress listener and the routes
+  of both, the cluster of one service that it calls, and that service's endpoint set with all its replicas. Made by the real
   templates, strictly decoded, checked against Envoy's rules, versioned. `cold_s` is the first time in the process, with
   templates to compile and descriptors to load; `one_change_s` after one service got another deadline in the manifest, which
   was loaded anew. Loading and analysis are `load_s`. `peak_mib` is the process's most, Python and the mesh included.
@@ -39,7 +39,7 @@ from generator.model import Mesh, Placement
 from generator.outputs.files import default_placement, publish
 from generator.render import render
 from generator.render.scope import Scope, Surroundings
-from generator.render.sidecar import egress_listener, egress_routes, inbound_listener
+from generator.render.sidecar import egress_listener, inbound_listener, routes
 from generator.render.workload import Scene, endpoint_sets, service_clusters
 from generator.resources import Resource
 from generator.resources.memo import collector_paused
@@ -82,8 +82,8 @@ def clock(figures: Figures, name: str, work: Callable[[], T]) -> T:
     return result
 
 
-class FiveEach:
-    """Five resources of each service, made anew where the service's scope changed, as `generator.render` does."""
+class SixEach:
+    """Six resources of each service, made anew where the service's scope changed, as `generator.render` does."""
 
     def __init__(self) -> None:
         self._before: Surroundings | None = None
@@ -97,7 +97,7 @@ class FiveEach:
                 scope = around.scope(name)
                 known = self._made.get(name)
                 if known is None or (known[0] is not scope and known[0] != scope):
-                    self._made[name] = (scope, _five(scope, around, name))
+                    self._made[name] = (scope, _six(scope, around, name))
         found = {}
         for name, (_, resources) in self._made.items():
             for each in resources:
@@ -106,7 +106,7 @@ class FiveEach:
         return found
 
 
-def _five(scope: Scope, around: Surroundings, name: str) -> tuple[Resource, ...]:
+def _six(scope: Scope, around: Surroundings, name: str) -> tuple[Resource, ...]:
     service, replica = scope.mesh.service(name), around.replicas[name][0]
     scene = Scene(
         mesh=scope.mesh,
@@ -123,7 +123,7 @@ def _five(scope: Scope, around: Surroundings, name: str) -> tuple[Resource, ...]
     return (
         inbound_listener(scene, service, replica),
         egress_listener(scene, service, replica),
-        *egress_routes(scene, service),
+        *routes(scene, service),
         *service_clusters(scene, called),
         *endpoint_sets(scene, called),
     )
@@ -134,11 +134,11 @@ def measure_resources(folder: Path, services: int, replicas: int) -> Figures:
     figures: Figures = {}
     manifest = write_uniform_mesh(folder, services, replicas)
     mesh = clock(figures, "load", lambda: load(manifest))
-    placement, five = default_placement(mesh, folder / "out"), FiveEach()
-    before = clock(figures, "cold", lambda: five.render(mesh, placement))
+    placement, six = default_placement(mesh, folder / "out"), SixEach()
+    before = clock(figures, "cold", lambda: six.render(mesh, placement))
     figures["peak_mib"] = peak_mib()
     changed = load(write_uniform_mesh(folder, services, replicas, changed=services // 2))
-    after = clock(figures, "one_change", lambda: five.render(changed, placement))
+    after = clock(figures, "one_change", lambda: six.render(changed, placement))
     figures["resources"] = len(before)
     figures["one_change_resources"] = sum(after[key] != before[key] for key in after)
     figures["one_change_peak_mib"] = peak_mib()
@@ -150,7 +150,7 @@ def measure_varied(folder: Path, services: int, replicas: int) -> Figures:
     figures: Figures = {}
     mesh = load(write_varied_mesh(folder, services, replicas))
     placement = default_placement(mesh, folder / "out")
-    made = clock(figures, "varied_cold", lambda: FiveEach().render(mesh, placement))
+    made = clock(figures, "varied_cold", lambda: SixEach().render(mesh, placement))
     figures["varied_peak_mib"] = peak_mib()
     figures["varied_resources"] = len(made)
     figures["varied_shapes"] = len({each.shape for each in made.values()})
@@ -190,7 +190,7 @@ def peak_mib() -> float:
 def measure_against_peers(folder: Path, services: int, replicas: int) -> Figures:
     """What peers need for the resources of the part `resources`."""
     mesh = load(write_uniform_mesh(folder, services, replicas))
-    made = FiveEach().render(mesh, default_placement(mesh, folder / "out"))
+    made = SixEach().render(mesh, default_placement(mesh, folder / "out"))
     return measure_peers(list(made.values()), folder / "peers")
 
 

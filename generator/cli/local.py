@@ -13,12 +13,18 @@ from generator.outputs.local.client import ControlError, NotRunningError, call
 
 EXIT_NOT_RUNNING = 3
 """As `systemctl status` says it."""
-QUIET = frozenset({"published", "certificate"})
+QUIET = frozenset({"published", "certificate", "applied", "not-applied"})
+"""Nothing new to whoever gave the command: the last two are its result."""
+PLAIN = frozenset({"finding", "plan"})
+"""What speaks for itself."""
 
 
 def print_event(event: dict[str, Any]) -> None:
     """Print one event of the supervisor."""
     if event["kind"] in QUIET:
+        return
+    if event["kind"] in PLAIN:
+        click.echo(event["text"])
         return
     who = f"{event['workload']} {event['part']}".strip() or "mesh"
     click.echo(f"{who:<22} {event['kind']}: {event['text']}")

@@ -1,6 +1,6 @@
 """The `nipmesh` command group. Subcommands are looked up in a table and imported when they run: `--help` stays fast.
 
-Exit codes: 0 all is well, 1 findings or a failure, 2 wrong usage.
+Exit codes: 0 all is well, 1 findings or a failure, 2 wrong usage, 3 the mesh is not running.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Entry:
 
 
 COMMANDS: dict[str, Entry] = {
+    "apply": Entry(module="generator.cli.apply", help="Change the running mesh to what the manifest says now."),
     "check": Entry(module="generator.cli.check", help="Report everything that is wrong with the manifest."),
     "descriptors": Entry(module="generator.cli.descriptors", help="Write the exposed methods as a descriptor set."),
     "doctor": Entry(module="generator.cli.doctor", help="Check this machine: Envoy, ports, sockets, clock, keys."),

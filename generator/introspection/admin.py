@@ -45,9 +45,9 @@ async def request(socket: Path, path: str, *, method: str = "GET", timeout_s: fl
             writer.close()
 
 
-async def get_json(socket: Path, path: str) -> Any:  # JSON has no better type
+async def get_json(socket: Path, path: str, timeout_s: float = TIMEOUT_S) -> Any:  # JSON has no better type
     """GET a JSON document."""
-    answer = await request(socket, path)
+    answer = await request(socket, path, timeout_s=timeout_s)
     if answer.status != HTTP_OK:
         raise AdminError(f"{path} answered {answer.status}")
     return json.loads(answer.body)

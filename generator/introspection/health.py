@@ -68,14 +68,12 @@ class GatewayHealth(health_pb2_grpc.HealthServicer):
         self._statuses = statuses(clusters, frozenset())
         self._changed = asyncio.Condition()
 
-    async def poll_for_ever(self) -> None:
-        """Keep the statuses fresh until cancelled; a gateway that does not answer serves nothing."""
-        while True:
-            await self.poll()
-            await asyncio.sleep(POLL_INTERVAL_S)
+    def expose(self, clusters: Mapping[str, str]) -> None:
+        """From the next poll on, answer for these services (name to cluster)."""
+        self._clusters = dict(clusters)
 
     async def poll(self) -> None:
-        """Ask the gateway once and wake the watchers when something changed."""
+        """Ask the gateway once and wake the watchers when something changed. One that does not answer serves nothing."""
         try:
             healthy = healthy_clusters(await get_json(self._admin, "/clusters?format=json"))
         except (OSError, TimeoutError, AdminError):

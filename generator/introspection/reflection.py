@@ -6,6 +6,7 @@ servicer answers both: the messages on the wire are the same bytes, and v1's des
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -49,12 +50,22 @@ def stable_reflection_file(alpha: descriptor_pb2.FileDescriptorProto) -> descrip
     return stable
 
 
-def add_reflection(server: grpc.aio.Server, exposed: descriptor_pb2.FileDescriptorSet) -> None:
-    """Answer both versions of reflection on this server for the services of `exposed` and those that describe it."""
+def reflection_servicer(exposed: descriptor_pb2.FileDescriptorSet) -> aio.ReflectionServicer:
+    """Answer for the services of `exposed` and for those that describe it."""
     names = [f"{file.package}.{service.name}".lstrip(".") for file in exposed.file for service in file.service]
-    servicer = aio.ReflectionServicer([*names, HEALTH_SERVICE, *REFLECTION_SERVICES], reflection_pool(exposed))
+    return aio.ReflectionServicer([*names, HEALTH_SERVICE, *REFLECTION_SERVICES], reflection_pool(exposed))
+
+
+def add_reflection(server: grpc.aio.Server, current: Callable[[], aio.ReflectionServicer]) -> None:
+    """Answer both versions of reflection on this server; each stream asks `current` for what is exposed when it begins."""
+
+    async def info(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        answers: Any = current().ServerReflectionInfo(requests, context)  # the stubs take it for a coroutine
+        async for answer in answers:
+            yield answer
+
     handler: Any = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
+        info,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )

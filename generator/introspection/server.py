@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc.aio
-from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2_grpc
 
-from generator.introspection.descriptors import cut_down
-from generator.introspection.exposure import Exposure
-from generator.introspection.health import GatewayHealth
+from generator.introspection.health import POLL_INTERVAL_S, GatewayHealth
 from generator.introspection.reflection import add_reflection
+from generator.introspection.source import Source
 
 GRACE_S = 1.0
 """Watchers of health hold their streams open for ever; what else runs here takes milliseconds."""
@@ -38,10 +36,10 @@ class Settings:
     reflection: bool
 
 
-async def build(settings: Settings) -> tuple[grpc.aio.Server, GatewayHealth]:
-    """Make the server and bind it. Raises OSError, ValueError, KeyError for bad files, RuntimeError for the address."""
-    exposure = Exposure.from_json(settings.exposure.read_bytes())
-    health = GatewayHealth({service.name: service.cluster for service in exposure.services}, settings.admin)
+async def build(settings: Settings) -> tuple[grpc.aio.Server, GatewayHealth, Source]:
+    """Make the server and bind it. Raises what Source raises for bad files, RuntimeError for the address."""
+    source = Source(descriptor_set=settings.descriptor_set, exposure=settings.exposure)
+    health = GatewayHealth(source.current().clusters, settings.admin)
     server = grpc.aio.server(
         options=(
             ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
@@ -52,10 +50,9 @@ async def build(settings: Settings) -> tuple[grpc.aio.Server, GatewayHealth]:
     )
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if settings.reflection:
-        files = descriptor_pb2.FileDescriptorSet.FromString(settings.descriptor_set.read_bytes())
-        add_reflection(server, cut_down(files, {service.name: service.methods for service in exposure.services}))
+        add_reflection(server, lambda: source.current().reflection)
     _bind(server, settings.listen)
-    return server, health
+    return server, health, source
 
 
 async def serve(settings: Settings) -> None:
@@ -63,15 +60,23 @@ async def serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    server, health = await build(settings)
+    server, health, source = await build(settings)
     await server.start()
-    polling = asyncio.create_task(health.poll_for_ever())
+    polling = asyncio.create_task(poll_for_ever(health, source))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({polling, stopping}, return_when=asyncio.FIRST_COMPLETED)
     await server.stop(GRACE_S)
     if polling.done():
         polling.result()
     polling.cancel()
+
+
+async def poll_for_ever(health: GatewayHealth, source: Source) -> None:
+    """Keep health fresh until cancelled, for whatever is exposed at the time."""
+    while True:
+        health.expose(source.current().clusters)
+        await health.poll()
+        await asyncio.sleep(POLL_INTERVAL_S)
 
 
 def _bind(server: grpc.aio.Server, listen: str) -> None:

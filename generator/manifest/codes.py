@@ -1,7 +1,7 @@
 """Every finding code with its title: the one table. Codes are never reused; hundreds are rooms.
 
 0xx the file and its YAML, 1xx one value, 2xx protobufs, 3xx services and calls, 4xx the gateway, 5xx traffic,
-6xx files and environment, 7xx what Envoy says.
+6xx files and environment, 7xx what Envoy says, 8xx what a running mesh says.
 """
 
 from __future__ import annotations
@@ -80,5 +80,7 @@ CODES: Final[dict[str, str]] = {
     "NM701": "Envoy refuses the configuration",
     "NM702": "configuration could not be rendered",
     "NM703": "Envoy is missing or broke",
+    "NM801": "change that a running mesh cannot take",
+    "NM802": "change that the running mesh refused",
 }
 """Code to title."""

@@ -21,6 +21,7 @@ from generator.model import (
     MethodPolicy,
     Placement,
     RateLimit,
+    RoleRule,
     Routing,
     Service,
     Session,
@@ -38,7 +39,6 @@ from generator.render.retries import retry_of
 from generator.render.sessions import session_pattern
 from generator.render.views import (
     ArrivingCall,
-    CallerView,
     CallView,
     CountedService,
     ExtractedMethod,
@@ -72,12 +72,26 @@ HTTPS_PORT = 443
 
 
 def outgoing_calls(
-    mesh: Mesh, placement: Placement, edges: Iterable[Edge], public: Iterable[Method] = ()
+    mesh: Mesh,
+    placement: Placement,
+    edges: Iterable[Edge],
+    public: Iterable[Method] = (),
+    roles: Iterable[RoleRule] = (),
 ) -> tuple[CallView, ...]:
     """Every method of these edges as a route, sorted by path."""
     free = {method.path for method in public}
-    calls = (_call(mesh, placement, edge, policy, free) for edge in edges for policy in edge.methods)
+    needed = roles_by_path(roles)
+    calls = (_call(mesh, placement, edge, policy, free, needed) for edge in edges for policy in edge.methods)
     return tuple(sorted(calls, key=lambda call: call.path))
+
+
+def roles_by_path(rules: Iterable[RoleRule]) -> dict[str, tuple[str, ...]]:
+    """Turn the rules round: the roles that open each method, in the order of the manifest."""
+    found: dict[str, tuple[str, ...]] = {}
+    for rule in rules:
+        for method in rule.methods:
+            found[method.path] = (*found.get(method.path, ()), rule.role)
+    return found
 
 
 def external_calls(mesh: Mesh, edges: Iterable[Edge]) -> tuple[CallView, ...]:
@@ -118,7 +132,14 @@ def arriving_calls(mesh: Mesh, callers: Iterable[Edge]) -> tuple[ArrivingCall, .
         for policy in edge.methods:
             found.setdefault(policy.method.path, []).append((edge, policy))
     arriving = [_arriving(mesh, path, found[path]) for path in found]
-    health = ArrivingCall(path=HEALTH_PATH, limits=HEALTH_LIMITS, is_stream=False, body_bytes_max=None, rates=())
+    health = ArrivingCall(
+        path=HEALTH_PATH,
+        limits=HEALTH_LIMITS,
+        is_stream=False,
+        body_bytes_max=None,
+        rates=(),
+        callers=peers_of(mesh, edges),
+    )
     return tuple(sorted([*arriving, health], key=lambda call: call.path))
 
 
@@ -126,13 +147,15 @@ def _arriving(mesh: Mesh, path: str, policies: list[tuple[Edge, MethodPolicy]]) 
     first = policies[0][1]
     limits = [limits_of(policy) for _, policy in policies]
     limit = first.rate_limit
-    rates = () if limit is None else tuple(_rate(mesh, edge.caller, limit) for edge, _ in policies)
+    callers = sorted({edge.caller for edge, _ in policies})
+    rates = () if limit is None else tuple(_rate(mesh, caller, limit) for caller in callers)
     return ArrivingCall(
         path=path,
         limits=reduce(_most_generous, limits),
         is_stream=first.method.streaming is not StreamingKind.UNARY,
         body_bytes_max=None if first.request_bytes_max is None else first.request_bytes_max + MESSAGE_PREFIX_BYTES,
-        rates=tuple(sorted(rates, key=lambda rate: rate.caller)),
+        rates=rates,
+        callers=peers_of(mesh, (edge for edge, _ in policies)),
     )
 
 
@@ -188,16 +211,9 @@ def identity_of(mesh: Mesh, caller: str) -> str:
     return mesh.service(caller).identity
 
 
-def callers_of(mesh: Mesh, edges: Iterable[Edge]) -> tuple[CallerView, ...]:
-    """Who may call what; every caller may ask for health."""
-    return tuple(
-        CallerView(
-            name=edge.caller,
-            identity=identity_of(mesh, edge.caller),
-            paths=(*sorted(policy.method.path for policy in edge.methods), HEALTH_PATH),
-        )
-        for edge in sorted(edges, key=lambda edge: edge.caller)
-    )
+def peers_of(mesh: Mesh, edges: Iterable[Edge]) -> tuple[str, ...]:
+    """Who calls, by SPIFFE id, sorted."""
+    return tuple(sorted({identity_of(mesh, edge.caller) for edge in edges}))
 
 
 def counted(methods: Iterable[Method]) -> tuple[CountedService, ...]:
@@ -215,7 +231,14 @@ def limits_of(policy: MethodPolicy) -> Limits:
     return Limits(duration_ms=policy.duration_ms_max, idle_ms=policy.idle_timeout_ms or 0, follows_caller=False)
 
 
-def _call(mesh: Mesh, placement: Placement, edge: Edge, policy: MethodPolicy, public: set[str]) -> CallView:
+def _call(
+    mesh: Mesh,
+    placement: Placement,
+    edge: Edge,
+    policy: MethodPolicy,
+    public: set[str],
+    roles: Mapping[str, tuple[str, ...]],
+) -> CallView:
     method, routing = policy.method, policy.routing
     callee = mesh.service(edge.callee)
     mirror = None
@@ -244,6 +267,7 @@ def _call(mesh: Mesh, placement: Placement, edge: Edge, policy: MethodPolicy, pu
         hash_on=_hash_on(policy.hash_on, edge.caller),
         request_headers=headers_view(policy.request_headers),
         response_headers=headers_view(policy.response_headers),
+        roles=roles.get(method.path, ()),
     )
 
 
@@ -269,6 +293,7 @@ def _external_call(mesh: Mesh, edge: Edge, policy: MethodPolicy) -> CallView:
         hash_on=None,
         request_headers=headers_view(policy.request_headers),
         response_headers=headers_view(policy.response_headers),
+        roles=(),
     )
 
 

@@ -13,7 +13,6 @@ from generator.render.views import (
     IntrospectionView,
     Limits,
     PageView,
-    RoleView,
     address_view,
 )
 from generator.render.workload import (
@@ -94,6 +93,7 @@ def _clusters(scene: Scene, gateway: Gateway, edge: GatewayPlacement) -> tuple[R
 def _route(scene: Scene, gateway: Gateway) -> Resource:
     authentication = gateway.authentication
     public = authentication.public if authentication is not None else ()
+    roles = authentication.roles if authentication is not None else ()
     destinations = [destination for exposed in gateway.exposes for destination in exposed.destinations]
     sizes = [destination.traffic.request_bytes_max for destination in destinations]
     reflection = names.INTROSPECTION_REFLECTION if gateway.reflection else ()
@@ -101,7 +101,7 @@ def _route(scene: Scene, gateway: Gateway) -> Resource:
         ResourceType.ROUTE,
         "route_gateway",
         name=names.LISTENER_GATEWAY,
-        calls=outgoing_calls(scene.mesh, scene.placement, gateway.exposes, public),
+        calls=outgoing_calls(scene.mesh, scene.placement, gateway.exposes, public, roles),
         authentication=authentication is not None,
         own_response_headers=(*names.OWN_RESPONSE_HEADERS, names.DEPENDENCY_FAILED_HEADER),
         request_bytes_max=max(sizes, default=0),
@@ -119,18 +119,11 @@ def _authentication(authentication: Authentication | None, jwks: str | None) -> 
     if authentication is None:
         return None
     assert jwks is not None, "render checks it"
-    roles = tuple(
-        RoleView(role=rule.role, paths=tuple(sorted(method.path for method in rule.methods)))
-        for rule in authentication.roles
-        if rule.methods
-    )
     return AuthenticationView(
         issuer=authentication.issuer,
         audience=authentication.audience,
         jwks=jwks,
         claim_headers=tuple(ClaimView(claim=claim, header=header) for claim, header in authentication.claim_headers),
-        roles=roles,
-        role_paths=tuple(sorted({path for role in roles for path in role.paths})),
     )
 
 

@@ -33,14 +33,16 @@ class PlacementError(Exception):
     """The placement does not fit the mesh."""
 
 
-def render(mesh: Mesh, placement: Placement) -> ResourceSet:
+def render(mesh: Mesh, placement: Placement, *, is_whole: bool = True) -> ResourceSet:
     """Give every workload of the placement its resources, all checked.
+
+    `is_whole`: false between two meshes, when clusters are there before their routes, or still.
 
     Workloads whose inputs are those of an earlier call are that call's. Raises PlacementError, and ResourceError when a
     template or a value makes something that Envoy would refuse.
     """
     with collector_paused():
-        return _renderer.render(mesh, placement)
+        return _renderer.render(mesh, placement, is_whole=is_whole)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,7 @@ class Rendered:
     """The sidecars of one service as its scope makes them."""
 
     scope: Scope
+    is_whole: bool
     families: dict[tuple[object, ...], Family | None] = field(default_factory=dict)
     workloads: dict[str, tuple[ReplicaPlacement, WorkloadResources]] = field(default_factory=dict)
 
@@ -82,7 +85,7 @@ class Rendered:
 
     def _sidecar(self, replica: ReplicaPlacement, zone: str | None) -> WorkloadResources:
         made = sidecar(self.scope.mesh, self.scope.placement, replica, zone)
-        check_references(made)
+        check_references(made, spare_allowed=not self.is_whole)
         return made
 
 
@@ -93,9 +96,11 @@ class Renderer:
         self._before: Surroundings | None = None
         self._rendered: Memo[tuple[str, str, str], Rendered] = Memo(SERVICES_MAX)
         self._gateway: tuple[Scope, WorkloadResources] | None = None
+        self._is_whole = True
 
-    def render(self, mesh: Mesh, placement: Placement) -> ResourceSet:
+    def render(self, mesh: Mesh, placement: Placement, *, is_whole: bool = True) -> ResourceSet:
         """See the function `render`."""
+        self._is_whole = is_whole
         surroundings = self._before = Surroundings.of(mesh, placement, self._before)
         workloads = list(self._sidecars(mesh, surroundings, placement))
         if mesh.gateway is not None:
@@ -117,9 +122,10 @@ class Renderer:
     def _service(self, mesh: Mesh, scope: Scope, service: str) -> Rendered:
         key = (mesh.name, str(scope.placement.directory), service)
         known = self._rendered.get(key)
-        if known is not None and (known.scope is scope or known.scope == scope):
+        is_same = known is not None and (known.scope is scope or known.scope == scope)
+        if known is not None and is_same and known.is_whole == self._is_whole:
             return known
-        return self._rendered.put(key, Rendered(scope=scope))
+        return self._rendered.put(key, Rendered(scope=scope, is_whole=self._is_whole))
 
     def _edge(self, gateway: Gateway, around: Surroundings, placement: Placement) -> WorkloadResources:
         if placement.gateway is None:
@@ -130,7 +136,7 @@ class Renderer:
         if self._gateway is not None and self._gateway[0] == scope:
             return self._gateway[1]
         made = gateway_workload(scope.mesh, scope.placement, gateway, placement.gateway)
-        check_references(made)
+        check_references(made, spare_allowed=not self._is_whole)
         self._gateway = (scope, made)
         return made
 

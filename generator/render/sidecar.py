@@ -8,11 +8,11 @@ from generator.model import Address, Mesh, Placement, ReplicaPlacement, Service
 from generator.render import names
 from generator.render.calls import (
     arriving_calls,
-    callers_of,
     counted,
     external_calls,
     filters_of,
     outgoing_calls,
+    peers_of,
     rate_replies,
 )
 from generator.render.views import CallView, PageView, address_view
@@ -87,7 +87,7 @@ def sidecar(mesh: Mesh, placement: Placement, replica: ReplicaPlacement, zone: s
         bootstrap=bootstrap(scene, heap_bytes_max=SIDECAR_HEAP_BYTES_MAX, connections_max=SIDECAR_CONNECTIONS_MAX),
         listeners=_listeners(scene, service, replica),
         clusters=_clusters(scene, service, replica),
-        routes=egress_routes(scene, service),
+        routes=routes(scene, service),
         endpoints=endpoint_sets(scene, service.calls),
         secrets=tuple(sorted(identity_secrets(replica.certificates), key=lambda secret: secret.name)),
     )
@@ -141,7 +141,6 @@ def common(scene: Scene, direction: str) -> dict[str, Any]:
 
 def inbound_listener(scene: Scene, service: Service, replica: ReplicaPlacement) -> Resource:
     """Where calls to the application arrive."""
-    callers = callers_of(scene.mesh, service.callers)
     calls = arriving_calls(scene.mesh, service.callers)
     return resource(
         ResourceType.LISTENER,
@@ -150,8 +149,7 @@ def inbound_listener(scene: Scene, service: Service, replica: ReplicaPlacement) 
         address=address_view(replica.inbound),
         secrets=scene.secrets,
         # An empty list would let every identity in; without callers only the service itself passes, to be denied.
-        peers=tuple(caller.identity for caller in callers) or (service.identity,),
-        callers=callers,
+        peers=peers_of(scene.mesh, service.callers) or (service.identity,),
         counted_services=counted(service.methods),
         connection_ms_max=service.traffic.connection_duration_ms_max,
         health_path=names.HEALTH_PATH,
@@ -166,7 +164,7 @@ def inbound_listener(scene: Scene, service: Service, replica: ReplicaPlacement) 
         stream_reset_status=STREAM_RESET_STATUS,
         stream_reset_message=STREAM_RESET_MESSAGE,
         strip_own_headers=False,
-        calls=calls,
+        route=scene.file_view("routes", names.LISTENER_INBOUND),
         adaptive_concurrency=service.traffic.adaptive_concurrency,
         admission_control=service.traffic.admission_control,
         duration_ms_max=max(call.limits.duration_ms or 0 for call in calls),
@@ -174,23 +172,17 @@ def inbound_listener(scene: Scene, service: Service, replica: ReplicaPlacement) 
         has_rates=any(call.rates for call in calls),
         has_sizes=any(call.body_bytes_max is not None for call in calls),
         size_filter=SIZE_FILTER,
-        own_request_headers=(names.HASH_HEADER,),
         refused_expression=REFUSED_EXPRESSION,
         refused_status=EXHAUSTED_STATUS,
         refused_message=REFUSED_MESSAGE,
         too_large_expression=TOO_LARGE_EXPRESSION,
         too_large_message=TOO_LARGE_MESSAGE,
-        cluster=names.CLUSTER_APPLICATION,
-        own_response_headers=names.OWN_RESPONSE_HEADERS,
-        status_header=names.STATUS_HEADER,
-        status_format=STATUS_FORMAT,
         **common(scene, names.LISTENER_INBOUND),
     )
 
 
 def egress_listener(scene: Scene, service: Service, replica: ReplicaPlacement) -> Resource:
     """Where the application hands its calls over."""
-    route = _egress_route(scene, service)
     return resource(
         ResourceType.LISTENER,
         "listener_egress",
@@ -198,10 +190,10 @@ def egress_listener(scene: Scene, service: Service, replica: ReplicaPlacement) -
         counted_services=counted(
             policy.method for edge in (*service.calls, *service.external_calls) for policy in edge.methods
         ),
-        filters=filters_of(scene.mesh, route["calls"]),
+        filters=filters_of(scene.mesh, _outgoing(scene, service)),
         route=scene.file_view("routes", names.LISTENER_EGRESS),
         strip_own_headers=True,
-        **route,
+        name=names.LISTENER_EGRESS,
         **common(scene, names.LISTENER_EGRESS),
     )
 
@@ -212,23 +204,40 @@ def _outgoing(scene: Scene, service: Service) -> tuple[CallView, ...]:
     return tuple(sorted((*calls, *outside), key=lambda call: call.path))
 
 
-def _egress_route(scene: Scene, service: Service) -> dict[str, Any]:
+def routes(scene: Scene, service: Service) -> tuple[Resource, ...]:
+    """What the application may call, and who may call it what."""
+    return (_egress_route(scene, service), _inbound_route(scene, service))
+
+
+def _egress_route(scene: Scene, service: Service) -> Resource:
     edges = (*service.calls, *service.external_calls)
     sizes = [destination.traffic.request_bytes_max for edge in edges for destination in edge.destinations]
-    return {
-        "name": names.LISTENER_EGRESS,
-        "calls": _outgoing(scene, service),
-        "own_response_headers": (*names.OWN_RESPONSE_HEADERS, names.DEPENDENCY_FAILED_HEADER),
-        "request_bytes_max": max(sizes, default=0),
-        "refusal": f"the manifest does not allow {service.name} to call this method",
-    }
+    return resource(
+        ResourceType.ROUTE,
+        "route_egress",
+        name=names.LISTENER_EGRESS,
+        calls=_outgoing(scene, service),
+        own_response_headers=(*names.OWN_RESPONSE_HEADERS, names.DEPENDENCY_FAILED_HEADER),
+        request_bytes_max=max(sizes, default=0),
+        refusal=f"the manifest does not allow {service.name} to call this method",
+    )
 
 
-def egress_routes(scene: Scene, service: Service) -> tuple[Resource, ...]:
-    """The egress routes; a service that calls nobody has its one refusal in the listener itself."""
-    if not service.calls and not service.external_calls:
-        return ()
-    return (resource(ResourceType.ROUTE, "route_egress", **_egress_route(scene, service)),)
+def _inbound_route(scene: Scene, service: Service) -> Resource:
+    return resource(
+        ResourceType.ROUTE,
+        "route_inbound",
+        name=names.LISTENER_INBOUND,
+        calls=arriving_calls(scene.mesh, service.callers),
+        adaptive_concurrency=service.traffic.adaptive_concurrency,
+        admission_control=service.traffic.admission_control,
+        size_filter=SIZE_FILTER,
+        own_request_headers=(names.HASH_HEADER,),
+        cluster=names.CLUSTER_APPLICATION,
+        own_response_headers=names.OWN_RESPONSE_HEADERS,
+        status_header=names.STATUS_HEADER,
+        status_format=STATUS_FORMAT,
+    )
 
 
 def _clusters(scene: Scene, service: Service, replica: ReplicaPlacement) -> tuple[Resource, ...]:

@@ -131,11 +131,14 @@ class CallView:
     hash_on: HashView | None
     request_headers: HeadersView
     response_headers: HeadersView
+    roles: tuple[str, ...]
+    """The token must carry one of these (of the gateway's routes); empty: no role is needed."""
 
     @property
     def has_filters(self) -> bool:
         """Whether a filter treats this method differently from others."""
-        return self.is_public or self.has_mutations or self.faults is not None or self.session is not None
+        is_guarded = self.is_public or bool(self.roles)
+        return is_guarded or self.has_mutations or self.faults is not None or self.session is not None
 
     @property
     def has_mutations(self) -> bool:
@@ -219,6 +222,8 @@ class ArrivingCall:
     body_bytes_max: int | None
     """The longest message and what gRPC writes before it."""
     rates: tuple[RateView, ...]
+    callers: tuple[str, ...]
+    """Identities of the peers that may call it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,15 +247,6 @@ class RateReply:
     message: str
     details: str
     """Base64 of google.rpc.Status with RetryInfo and the same message: clients compare the two."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallerView:
-    """A peer and the paths that it may call."""
-
-    name: str
-    identity: str
-    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,14 +310,6 @@ class ClaimView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoleView:
-    """A role and the paths that need it."""
-
-    role: str
-    paths: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AuthenticationView:
     """Who issues tokens, for whom, and which methods need which role."""
 
@@ -329,9 +317,6 @@ class AuthenticationView:
     audience: str
     jwks: str
     claim_headers: tuple[ClaimView, ...]
-    roles: tuple[RoleView, ...]
-    role_paths: tuple[str, ...]
-    """Every path that needs a role."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

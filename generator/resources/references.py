@@ -8,8 +8,8 @@ from generator.resources.errors import Problem, ResourceError
 from generator.resources.resource import Resource, WorkloadResources
 
 
-def check_references(workload: WorkloadResources) -> None:
-    """Raise ResourceError when a name is used that no resource has, twice given, or given and never used."""
+def check_references(workload: WorkloadResources, *, spare_allowed: bool = False) -> None:
+    """Raise ResourceError when a name is used that no resource has, twice given, or (unless allowed) never used."""
     defined = {
         "cluster": workload.clusters,
         "route": workload.routes,
@@ -23,7 +23,7 @@ def check_references(workload: WorkloadResources) -> None:
         used.update(resource.uses)
         missing = ((kind, name) for kind, name in resource.uses if name not in names[kind])
         problems += [_problem(workload, resource, f"there is no {kind} {name!r}") for kind, name in missing]
-    for kind, resources in defined.items():
+    for kind, resources in () if spare_allowed else defined.items():
         unused = (resource for resource in resources if (kind, resource.name) not in used)
         problems += [_problem(workload, resource, "nothing refers to it") for resource in unused]
     if problems:

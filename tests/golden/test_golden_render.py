@@ -61,7 +61,7 @@ def in_short(workload: WorkloadResources) -> dict[str, str]:
     inbound = next(listener.body for listener in workload.listeners if listener.name == "inbound")
     manager = inbound["filter_chains"][0]["filters"][0]["typed_config"]
     decided = {
-        "inbound": {key: manager[key] for key in ("route_config", "http_filters")},
+        "inbound": {"http_filters": manager["http_filters"]},
         "outbound": {cluster.name: cluster.body for cluster in workload.clusters if "outbound_" in cluster.name},
         "routes": {route.name: route.body for route in workload.routes},
         "endpoints": {endpoints.name: endpoints.body for endpoints in workload.endpoints},

@@ -1,8 +1,8 @@
 """A small application for tests of the runner: it honours what the runner tells it, and misbehaves on request.
 
-It serves `echo.v1.EchoService` or `front.v1.FrontService` (NIPMESH_SERVICE says which) with wrapper messages, so that
-it needs no stubs. ECHO_CRASH makes it die at start, ECHO_CRASH_FROM only replicas from that number on, ECHO_DELAY_S
-makes it slow to become ready.
+It serves `echo.v1.EchoService`, `front.v1.FrontService` or `extra.v1.ExtraService` (NIPMESH_SERVICE says which) with
+wrapper messages, so that it needs no stubs. ECHO_CRASH makes it die at start, ECHO_CRASH_FROM only replicas from that
+number on, ECHO_DELAY_S makes it slow to become ready.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 ME = f"{os.environ['NIPMESH_VERSION']}-{os.environ['NIPMESH_REPLICA']}"
-SERVICES = {"echo": "echo.v1.EchoService", "front": "front.v1.FrontService"}
+SERVICES = {"echo": "echo.v1.EchoService", "front": "front.v1.FrontService", "extra": "extra.v1.ExtraService"}
 NAME = SERVICES.get(os.environ["NIPMESH_SERVICE"], "echo.v1.EchoService")
 DRAINING = asyncio.Event()
 
@@ -37,11 +37,17 @@ async def say(request: StringValue, context: grpc.aio.ServicerContext[Any, Any])
 
 
 async def relay(request: StringValue, context: grpc.aio.ServicerContext[Any, Any]) -> StringValue:
-    """Pass the call on to echo through the own sidecar."""
+    """Pass the call on to echo through the own sidecar; `once ...` to the method that may not run twice."""
+    method = "Once" if request.value.startswith("once ") else "Say"
     call = EGRESS["channel"].unary_unary(
-        "/echo.v1.EchoService/Say", StringValue.SerializeToString, StringValue.FromString
+        f"/echo.v1.EchoService/{method}", StringValue.SerializeToString, StringValue.FromString
     )
-    answer = await call(request, timeout=context.time_remaining())
+    try:
+        answer = await call(request, timeout=context.time_remaining())
+    except grpc.aio.AioRpcError as error:
+        if method == "Say":
+            raise
+        await context.abort(error.code(), error.details() or "")
     return StringValue(value=f"{ME} -> {answer.value}")
 
 
@@ -64,6 +70,8 @@ def handlers() -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
     return {
         "Say": grpc.unary_unary_rpc_method_handler(say, **coding),
         "Once": grpc.unary_unary_rpc_method_handler(say, **coding),
+        "Spare": grpc.unary_unary_rpc_method_handler(say, **coding),
+        "Later": grpc.unary_unary_rpc_method_handler(say, **coding),
         "Count": grpc.unary_stream_rpc_method_handler(count, **coding),
     }
 

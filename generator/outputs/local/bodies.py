@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from generator.introspection.exposure import ExposedService, Exposure
-from generator.model import Gateway, GatewayPlacement, Mesh, ReplicaPlacement, Service, UnixAddress
+from generator.model import GatewayPlacement, Mesh, ReplicaPlacement, Service, UnixAddress
+from generator.model.defaults import STREAM_DURATION_MS_MAX
 from generator.model.mesh import GATEWAY
 from generator.outputs.local.environment import (
     Surroundings,
@@ -24,8 +25,9 @@ from generator.outputs.local.workload import Part
 from generator.pki import write_private
 from generator.render import cluster_name
 
-DRAIN_TIME_S = 10
-"""How long Envoy keeps a draining listener open; we end the process before."""
+DRAIN_TIME_S = STREAM_DURATION_MS_MAX // 1000 + 30
+"""When a listener is replaced, Envoy asks the connections of the old one to go with their next answer, and ends by then
+whatever is left on them: later than any stream may live. Processes that drain we end long before."""
 ACCESS_LOG_FLUSH_MS = 1_000
 """Envoy's default of 10 s makes whoever follows a log wait."""
 
@@ -85,7 +87,6 @@ class ReplicaBody:
 class GatewayBody:
     """The edge Envoy (the sidecar) and its introspection server (the application)."""
 
-    gateway: Gateway
     placement: GatewayPlacement
     around: Surroundings
     envoy: Path
@@ -98,7 +99,7 @@ class GatewayBody:
         """Say what to run."""
         if part is Part.SIDECAR:
             return sidecar_command(self.envoy, GATEWAY, self.around)
-        arguments = introspection_arguments(self.gateway, self.placement, self.around.paths)
+        arguments = introspection_arguments(self.placement, self.around.paths)
         return Command(
             arguments=arguments,
             environment=dict(self.around.outer),
@@ -153,7 +154,7 @@ def sidecar_command(envoy: Path, workload: str, around: Surroundings) -> Command
     )
 
 
-def introspection_arguments(gateway: Gateway, placement: GatewayPlacement, paths: StatePaths) -> tuple[str, ...]:
+def introspection_arguments(placement: GatewayPlacement, paths: StatePaths) -> tuple[str, ...]:
     """Say how the introspection server is run."""
     return (
         sys.executable,
@@ -167,15 +168,24 @@ def introspection_arguments(gateway: Gateway, placement: GatewayPlacement, paths
         str(paths.introspection / "exposure.json"),
         "--admin",
         str(placement.admin.path),
-        *(("--reflection",) if gateway.reflection else ()),
+        # Always: whether the world may ask is a matter of the gateway's routes, which change while it runs.
+        "--reflection",
     )
 
 
-def write_introspection(mesh: Mesh, gateway: Gateway, paths: StatePaths) -> None:
-    """Write what the introspection server reads."""
+def write_introspection(mesh: Mesh, paths: StatePaths) -> None:
+    """Write what the introspection server reads, and reads again when it changes. Raises OSError."""
+    for name, content in exposure_files(mesh).items():
+        write_private(paths.introspection / name, content)
+
+
+def exposure_files(mesh: Mesh) -> dict[str, bytes]:
+    """Give the files that tell the introspection server what is exposed; none without a gateway."""
+    if mesh.gateway is None:
+        return {}
     methods: dict[str, set[str]] = {}
     clusters: dict[str, str] = {}
-    for edge in gateway.exposes:
+    for edge in mesh.gateway.exposes:
         for policy in edge.methods:
             methods.setdefault(policy.method.service, set()).add(policy.method.name)
             clusters[policy.method.service] = cluster_name(edge.destinations[0].service)
@@ -185,5 +195,4 @@ def write_introspection(mesh: Mesh, gateway: Gateway, paths: StatePaths) -> None
             for name, names in sorted(methods.items())
         )
     )
-    write_private(paths.introspection / "exposure.json", exposure.to_json())
-    write_private(paths.introspection / "descriptors.binpb", mesh.descriptor_set)
+    return {"descriptors.binpb": mesh.descriptor_set, "exposure.json": exposure.to_json()}

@@ -1,6 +1,6 @@
 """The supervisor's control socket: one JSON object per line in, one or more per line out.
 
-Request:  {"command": "status" | "scale" | "restart" | "logs" | "events" | "down", ...}
+Request:  {"command": "status" | "apply" | "scale" | "restart" | "logs" | "events" | "down", ...}
 Answer:   zero or more {"event": {...}} while it works, then {"result": ...} or {"error": "..."}.
 The socket is 0600 in a 0700 folder: who can open it may do all that.
 """
@@ -14,8 +14,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from generator.outputs.local.apply import apply
+from generator.outputs.local.errors import OperationError
 from generator.outputs.local.logs import tail
-from generator.outputs.local.operations import OperationError, restart, scale
+from generator.outputs.local.operations import restart, scale
 from generator.outputs.local.status import status_document
 from generator.outputs.local.supervisor import Supervisor
 
@@ -32,6 +34,10 @@ class RequestError(Exception):
     """The request is not one that this socket knows; the message says why."""
 
 
+MAPPED = (RequestError, OperationError, ValueError, TimeoutError)
+"""What the client is told of."""
+
+
 class Control:
     """Serves the control socket until it is closed."""
 
@@ -41,6 +47,8 @@ class Control:
         self._stop = stop
         self._stopped = asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
+        self._work: set[asyncio.Future[str]] = set()
+        """Operations that run: they go on when their client goes away."""
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
@@ -72,7 +80,7 @@ class Control:
             try:
                 request = parse_request(await reader.readline())
                 await send({"result": await self._answer(request, send)})
-            except (RequestError, OperationError, ValueError, TimeoutError) as error:
+            except MAPPED as error:
                 await send({"error": str(error)})
             finally:
                 writer.close()
@@ -80,24 +88,28 @@ class Control:
     async def _answer(self, request: Request, send: Callable[[dict[str, Any]], Awaitable[None]]) -> Any:
         command = request["command"]
         if command == "status":
-            return status_document(self._supervisor)
+            return await status_document(self._supervisor)
         if command == "logs":
             return self._logs(request)
         if command == "down":
-            return await self._with_events(self._down(), send)
+            return await self.with_events(self._down(), send)
         if command == "events":
-            return await self._with_events(self._until_stopped(), send)
+            return await self.with_events(self._until_stopped(), send)
         if command == "scale":
             replicas = integer(request, "replicas", least=1, most=REPLICAS_MAX)
-            return await self._with_events(scale(self._supervisor, text(request, "service"), replicas), send)
+            return await self.with_events(scale(self._supervisor, text(request, "service"), replicas), send)
         if command == "restart":
-            return await self._with_events(restart(self._supervisor, text(request, "service")), send)
+            return await self.with_events(restart(self._supervisor, text(request, "service")), send)
+        if command == "apply":
+            return await self.with_events(apply(self._supervisor, is_dry=request.get("dry_run") is True), send)
         raise RequestError(f"unknown command {command!r}")
 
-    async def _with_events(self, work: Awaitable[str], send: Callable[[dict[str, Any]], Awaitable[None]]) -> str:
+    async def with_events(self, work: Awaitable[str], send: Callable[[dict[str, Any]], Awaitable[None]]) -> str:
         """Do the work and meanwhile pass on what happens. A client that goes away does not stop the work."""
         queue = self._supervisor.journal.subscribe()
         doing = asyncio.ensure_future(work)
+        self._work.add(doing)
+        doing.add_done_callback(self._work_ended)
         try:
             while not doing.done():
                 getting = asyncio.ensure_future(queue.get())
@@ -105,9 +117,17 @@ class Control:
                 if getting.done():
                     await send({"event": getting.result().to_json()})
                 getting.cancel()
+            while not queue.empty():  # what happened in one go with the end
+                await send({"event": queue.get_nowait().to_json()})
             return await doing
         finally:
             self._supervisor.journal.unsubscribe(queue)
+
+    def _work_ended(self, doing: asyncio.Future[str]) -> None:
+        """Look at the outcome, which also asyncio wants: the client may be gone, and the journal has it."""
+        self._work.discard(doing)
+        if not doing.cancelled() and (error := doing.exception()) is not None and not isinstance(error, MAPPED):
+            self._supervisor.journal.tell("operation-failed", f"{type(error).__name__}: {error}")
 
     async def _down(self) -> str:
         self._stop()

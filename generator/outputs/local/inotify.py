@@ -54,6 +54,18 @@ def shortage(mesh: Mesh) -> str | None:
     )
 
 
+def shortage_between(old: Mesh, new: Mesh) -> str | None:
+    """Say what is missing for a running mesh to become another one; None when there is enough."""
+    limit, used = instances_limit(), instances_used()
+    more = instances_needed(new) - instances_needed(old)
+    if limit is None or more <= 0 or used + more + SPARE <= limit:
+        return None
+    return (
+        f"the change needs {more} more inotify instances; the kernel allows {limit} and {used} are in use: "
+        f"run `sudo sysctl fs.inotify.max_user_instances={max(1024, 2 * (used + more))}`"
+    )
+
+
 def _held_by(process: Path) -> int:
     try:
         if process.stat().st_uid != os.getuid():

@@ -6,12 +6,16 @@ The order is always: what comes is ready and seen by every caller before what go
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
 
 from generator.analysis import check_manifest
 from generator.manifest import Severity
 from generator.model import Mesh, ReplicaPlacement
 from generator.model.overrides import Overrides
-from generator.outputs.local.supervisor import Supervisor, manifest_digest
+from generator.outputs.local.applied import manifest_digest
+from generator.outputs.local.errors import NotReadyError, OperationError
+from generator.outputs.local.supervisor import Supervisor
 from generator.outputs.local.workload import Stage
 
 READY_TIMEOUT_S = 90.0
@@ -21,11 +25,8 @@ STOP_TIMEOUT_S = 40.0
 LEAVE_MS = 500
 """Between leaving the endpoint sets and draining: callers see the file within 4 ms, busy ones a little later."""
 
-CHANGED = "the manifest or its protos have changed since `nipmesh up`; apply that with `nipmesh down` and `nipmesh up`"
-
-
-class OperationError(Exception):
-    """The operation cannot be done; the message says why."""
+STOPPING = "the mesh is being stopped"
+CHANGED = "the manifest or its protos have changed since they were applied; apply that first with `nipmesh apply`"
 
 
 async def scale(supervisor: Supervisor, service_name: str, replicas: int) -> str:
@@ -43,6 +44,7 @@ async def scale(supervisor: Supervisor, service_name: str, replicas: int) -> str
             supervisor.board.mesh = before
             await supervisor.publisher.publish_or_retry()
             raise
+        _note_scaled(supervisor, service_name, replicas)
         await remove_replicas(supervisor, service_name, surplus)
         return f"{service_name} runs {replicas} replicas"
 
@@ -55,7 +57,7 @@ async def restart(supervisor: Supervisor, service_name: str) -> str:
         if len(replicas) == 1:
             await add_replicas(supervisor, service_name, [helper])
         for replica in sorted(replicas, key=lambda replica: replica.in_rotation):
-            _require_others(supervisor, replica)
+            require_others(supervisor, replica)
             await restart_replica(supervisor, replica)
         if len(replicas) == 1:
             await remove_replicas(supervisor, service_name, [helper])
@@ -67,23 +69,32 @@ async def add_replicas(supervisor: Supervisor, service_name: str, indexes: list[
     service = supervisor.mesh.service(service_name)
     names = [supervisor.add_replica(service, index).workload.name for index in indexes]
     await supervisor.publisher.publish()
-    for name in names:
-        supervisor.begin(name)
     try:
-        for name in names:
-            await _until_in_use(supervisor, name)
+        await begin_replicas(supervisor, names)
     except OperationError:
         await remove_replicas(supervisor, service_name, indexes)
         raise
 
 
+async def begin_replicas(supervisor: Supervisor, names: Iterable[str]) -> None:
+    """Start replicas whose configuration is published; return when their callers use them. Raises OperationError."""
+    if supervisor.is_stopping:
+        raise OperationError(STOPPING)
+    for name in names:
+        supervisor.begin(name)
+    for name in names:
+        await _until_in_use(supervisor, name)
+
+
 async def remove_replicas(supervisor: Supervisor, service_name: str, indexes: list[int]) -> None:
     """Take replicas out of rotation, drain and stop them, and forget them."""
     names = [f"{service_name}-{index}" for index in indexes]
-    for name in names:
+    begun = [name for name in names if supervisor.has_begun(name)]
+    for name in begun:
         supervisor.runners[name].retire(leave_ms=LEAVE_MS)
     for name in names:
-        await _until_gone(supervisor, name)
+        if name in begun:
+            await _until_gone(supervisor, name)
         await supervisor.remove_replica(name)
 
 
@@ -104,7 +115,7 @@ def _replicas_of(supervisor: Supervisor, service_name: str) -> tuple[ReplicaPlac
     return replicas
 
 
-def _require_others(supervisor: Supervisor, replica: ReplicaPlacement) -> None:
+def require_others(supervisor: Supervisor, replica: ReplicaPlacement) -> None:
     """Refuse to take a working replica away while another one does not work: those come first, and cost nothing."""
     others = supervisor.board.placement().of_service(replica.service)
     missing = [other.name for other in others if other.name != replica.name and not other.in_rotation]
@@ -114,10 +125,19 @@ def _require_others(supervisor: Supervisor, replica: ReplicaPlacement) -> None:
         )
 
 
+def _note_scaled(supervisor: Supervisor, service_name: str, replicas: int) -> None:
+    """Remember the number for later operations, unless it is the manifest's own."""
+    noted = supervisor.applied
+    scaled = {name: count for name, count in noted.scaled.items() if name != service_name}
+    if replicas != noted.written[service_name]:
+        scaled[service_name] = replicas
+    supervisor.applied = replace(noted, scaled=scaled)
+
+
 async def _mesh_with(supervisor: Supervisor, service_name: str, replicas: int) -> Mesh:
     """Analyse the manifest anew with another replica count: policies depend on it."""
     _replicas_of(supervisor, service_name)
-    if manifest_digest(supervisor.setup.manifest) != supervisor.setup.manifest_digest:
+    if manifest_digest(supervisor.setup.manifest) != supervisor.applied.manifest_digest:
         raise OperationError(CHANGED)
     counts = {service.name: service.replicas for service in supervisor.mesh.services} | {service_name: replicas}
     overrides = Overrides(replicas=counts, gateway_listen=supervisor.setup.overrides.gateway_listen)
@@ -146,6 +166,6 @@ async def _until_in_use(supervisor: Supervisor, name: str) -> None:
 
     decided = await supervisor.until(is_decided, READY_TIMEOUT_S)
     if not decided or not runner.workload.in_rotation:
-        raise OperationError(supervisor.complain(name))
+        raise NotReadyError(name, supervisor.complain(name))
     if not await supervisor.until_seen((name,)):
-        raise OperationError(f"{name} is ready, but its callers' health checks do not find it")
+        raise NotReadyError(name, f"{name} is ready, but its callers' health checks do not find it")

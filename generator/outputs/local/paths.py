@@ -120,8 +120,13 @@ def socket_bases() -> tuple[Path, ...]:
     return (*((Path(runtime),) if runtime else ()), Path("/tmp"))  # noqa: S108  # mkdtemp makes it private
 
 
+def longest_socket_path(sockets: Path, workload: str, externals: tuple[str, ...]) -> int:
+    """Count the bytes of the longest socket path of a workload in the folder of a run."""
+    name = max(SOCKET_NAME_LONGEST, *map(external_socket, externals), key=len)
+    return len(os.fsencode(sockets / workload / name))
+
+
 def socket_path_length(base: Path, workload: str, externals: tuple[str, ...] = ()) -> int:
     """Count the bytes of the longest socket path of a workload below a fresh folder in `base`."""
-    name = max(SOCKET_NAME_LONGEST, *map(external_socket, externals), key=len)
-    example = base / f"{SOCKET_DIRECTORY_PREFIX}{os.getuid()}-xxxxxxxx" / workload / name
-    return len(os.fsencode(example))
+    folder = base / f"{SOCKET_DIRECTORY_PREFIX}{os.getuid()}-xxxxxxxx"
+    return longest_socket_path(folder, workload, externals)

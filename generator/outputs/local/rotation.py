@@ -10,8 +10,10 @@ import asyncio
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from generator.introspection.admin import AdminError, gauges
 from generator.model import GatewayPlacement, Mesh, Placement, ReplicaPlacement, SocketAddress
@@ -21,6 +23,8 @@ from generator.outputs.local.events import Journal
 from generator.outputs.local.paths import StatePaths
 from generator.pki import write_private
 from generator.render import render
+
+T = TypeVar("T")
 
 CONFIRM_AFTER_S = 1.0
 """Envoy reads a moved file within 4 ms; a new cluster warms within its first health check."""
@@ -34,9 +38,11 @@ class Board:
 
     def __init__(self, mesh: Mesh, directory: Path, jwks: str | None) -> None:
         self.mesh = mesh
+        self.is_whole = True
+        """False between two meshes, when clusters wait for their routes or outlive them."""
+        self.jwks = jwks
         self.gateway: GatewayPlacement | None = None
         self._directory = directory
-        self._jwks = jwks
         self._replicas: dict[str, ReplicaPlacement] = {}
 
     def put(self, replica: ReplicaPlacement) -> None:
@@ -59,7 +65,7 @@ class Board:
     def placement(self) -> Placement:
         """Give the present placement, replicas in a fixed order."""
         ordered = sorted(self._replicas.values(), key=lambda replica: (replica.service, replica.index))
-        return Placement(directory=self._directory, replicas=tuple(ordered), gateway=self.gateway, jwks=self._jwks)
+        return Placement(directory=self._directory, replicas=tuple(ordered), gateway=self.gateway, jwks=self.jwks)
 
 
 class Publisher:
@@ -89,12 +95,17 @@ class Publisher:
             if self._done >= wanted:
                 return
             covered = self._asked
-            mesh, placement = self._board.mesh, self._board.placement()
+            mesh, placement, is_whole = self._board.mesh, self._board.placement(), self._board.is_whole
             started = time.monotonic()
-            changed = await asyncio.to_thread(self._write, mesh, placement)
+            changed = await asyncio.to_thread(self._write, mesh, placement, is_whole)
             self._done = covered
             took_ms = (time.monotonic() - started) * 1000
             self._journal.tell("published", f"{len(changed)} files in {took_ms:.0f} ms")
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Render something else, on a thread, while nothing is published: the renderer remembers what it made last."""
+        async with self._lock:
+            return await asyncio.to_thread(work)
 
     def close(self) -> None:
         """Leave the files as they are from now on: the whole mesh stops, and nobody will read them."""
@@ -115,8 +126,8 @@ class Publisher:
             for folder in (self._paths.envoy / workload, self._paths.certificates(workload)):
                 await asyncio.to_thread(shutil.rmtree, folder, True)
 
-    def _write(self, mesh: Mesh, placement: Placement) -> tuple[Path, ...]:
-        changed = publish(render(mesh, placement), placement.directory)
+    def _write(self, mesh: Mesh, placement: Placement, is_whole: bool) -> tuple[Path, ...]:
+        changed = publish(render(mesh, placement, is_whole=is_whole), placement.directory)
         write_private(self._paths.prometheus, scrape_targets(mesh, placement))
         return changed
 

@@ -18,19 +18,21 @@ from pathlib import Path
 
 from generator.model import Mesh, SocketAddress
 from generator.model.overrides import Overrides
+from generator.outputs.local.applied import applied, manifest_digest
 from generator.outputs.local.certificates import CertificateKeeper
 from generator.outputs.local.control import Control
 from generator.outputs.local.environment import Surroundings
 from generator.outputs.local.events import Happening, Journal
 from generator.outputs.local.inotify import shortage
+from generator.outputs.local.keys import key_set
 from generator.outputs.local.lock import UpError
 from generator.outputs.local.paths import SocketPathError, StatePaths, make_socket_directory
 from generator.outputs.local.placing import Placer
 from generator.outputs.local.ports import PortError, PortPool, host_and_port
 from generator.outputs.local.record import Reaper, RunRecord, sweep_old_runs
 from generator.outputs.local.rotation import Board
-from generator.outputs.local.supervisor import Setup, Supervisor, manifest_digest
-from generator.pki import TokenKey, write_private
+from generator.outputs.local.supervisor import Setup, Supervisor
+from generator.pki import write_private
 from generator.resources import ResourceError
 
 RUN_ID_BYTES = 4
@@ -154,17 +156,18 @@ class Run:
         mesh = request.mesh
         setup = Setup(
             manifest=request.manifest,
-            manifest_digest=manifest_digest(request.manifest),
             paths=paths,
             overrides=request.overrides,
-            around=Surroundings(
-                mesh=mesh, paths=paths, manifest_directory=request.manifest.parent, outer=dict(os.environ)
-            ),
             envoy=request.envoy,
             sockets=self._sockets,
         )
+        around = Surroundings(
+            mesh=mesh, paths=paths, manifest_directory=request.manifest.parent, outer=dict(os.environ)
+        )
         return Supervisor(
             setup,
+            around=around,
+            applied=applied(manifest_digest(request.manifest), mesh, around),
             board=Board(mesh, paths.envoy, key_set(mesh, paths, request.manifest.parent)),
             placer=Placer(paths, self._sockets, self._ports),
             certificates=CertificateKeeper(paths, mesh.trust_domain, mesh.certificate_lifetime_ms, self.journal),
@@ -192,16 +195,6 @@ async def keep_reaper(reaper: Reaper, journal: Journal) -> None:
             continue
         if is_new:
             journal.tell("reaper", f"the reaper was gone; process {reaper.pid} replaces it")
-
-
-def key_set(mesh: Mesh, paths: StatePaths, manifest_directory: Path) -> str | None:
-    """Give the token issuer's public keys: our own, made on first use, or the foreign issuer's file."""
-    authentication = None if mesh.gateway is None else mesh.gateway.authentication
-    if authentication is None:
-        return None
-    if authentication.jwks_file is not None:
-        return (manifest_directory / authentication.jwks_file).read_text(encoding="utf-8")
-    return TokenKey.open(paths.token_key).key_set()
 
 
 async def run_mesh(

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from generator.model.mesh import GATEWAY
+from generator.outputs.files.versions import published_versions
 from generator.outputs.local.environment import target
 from generator.outputs.local.supervisor import Supervisor
+from generator.outputs.local.versions import Heard, State, hear_all, state_of, worst
 from generator.outputs.local.workload import Stage, Workload
+from generator.render.names import XDS_FOLDERS
+from generator.resources.resource import version_of
 
 READY = "ready"
 
 
-def status_document(supervisor: Supervisor) -> dict[str, Any]:
-    """Describe the mesh: services with their replicas, the gateway, and the state of the whole."""
+async def status_document(supervisor: Supervisor) -> dict[str, Any]:
+    """Describe the mesh: services with their replicas, the gateway, and the state of the whole.
+
+    Every Envoy is asked what it runs, all at once; one that does not answer in time is shown without.
+    """
+    heard = await hear_all(supervisor.admins())
     services: dict[str, Any] = {service.name: {"replicas": []} for service in supervisor.mesh.services}
     for replica in supervisor.board.placement().replicas:
-        services[replica.service]["replicas"].append(_replica(supervisor, replica.name))
+        entry = _replica(supervisor, replica.name) | configuration(supervisor, replica.name, heard)
+        services[replica.service]["replicas"].append(entry)
     return {
         "mesh": supervisor.mesh.name,
         "state": _mesh_state(supervisor),
         "pid": os.getpid(),
         "manifest": str(supervisor.setup.manifest),
-        "gateway": _gateway(supervisor),
+        "gateway": _gateway(supervisor, heard),
         "services": services,
     }
 
@@ -50,7 +60,29 @@ def _replica(supervisor: Supervisor, name: str) -> dict[str, Any]:
     }
 
 
-def _gateway(supervisor: Supervisor) -> dict[str, Any] | None:
+def configuration(supervisor: Supervisor, name: str, heard: Mapping[str, Heard]) -> dict[str, Any]:
+    """Give the versions of one sidecar: per kind and resource what was published, what runs, and how they compare."""
+    published = published_versions(supervisor.setup.paths.envoy, name)
+    now = heard.get(name)
+    kinds: dict[str, dict[str, Any]] = {kind: {} for kind in XDS_FOLDERS}
+    states: list[State] = []
+    for (kind, resource), version in published.items():
+        entry = {"published": version, "running": None, "state": None}
+        if now is not None:
+            states.append(state_of((kind, resource), version, now))
+            running = now.subscription((kind, resource)).version
+            entry |= {"running": running, "state": states[-1].value}
+        kinds[kind][resource or kind] = entry
+    return {
+        "configuration": {
+            "version": version_of(sorted(published.items())),
+            "state": None if now is None else worst(states).value,
+            **kinds,
+        }
+    }
+
+
+def _gateway(supervisor: Supervisor, heard: Mapping[str, Heard]) -> dict[str, Any] | None:
     placement, gateway = supervisor.board.gateway, supervisor.mesh.gateway
     if placement is None or gateway is None:
         return None
@@ -64,6 +96,7 @@ def _gateway(supervisor: Supervisor) -> dict[str, Any] | None:
         "admin_socket": str(placement.admin.path),
         "introspection": target(placement.introspection),
         "certificate_expiry": _expiry(supervisor, GATEWAY),
+        **configuration(supervisor, GATEWAY, heard),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from generator.model import Gateway, Mesh, ReplicaPlacement, Service
 from generator.model.mesh import GATEWAY
 from generator.model.overrides import Overrides
+from generator.outputs.local.applied import Applied
 from generator.outputs.local.bodies import GatewayBody, ReplicaBody, write_introspection
 from generator.outputs.local.certificates import CertificateKeeper
 from generator.outputs.local.environment import DRAIN_GRACE_S, Surroundings, materialize_secrets
@@ -39,13 +39,18 @@ class Setup:
     """Everything that is fixed for the life of a supervisor."""
 
     manifest: Path
-    manifest_digest: str
-    """Of the content that runs: an operation on a changed manifest is refused."""
     paths: StatePaths
     overrides: Overrides
-    around: Surroundings
     envoy: Path
     sockets: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What a replica is made with at its next start."""
+
+    service: Service
+    around: Surroundings
 
 
 class Supervisor:
@@ -55,6 +60,8 @@ class Supervisor:
         self,
         setup: Setup,
         *,
+        around: Surroundings,
+        applied: Applied,
         board: Board,
         placer: Placer,
         certificates: CertificateKeeper,
@@ -62,6 +69,8 @@ class Supervisor:
         journal: Journal,
     ) -> None:
         self.setup = setup
+        self.around = around
+        self.applied = applied
         self.board = board
         self.journal = journal
         self.certificates = certificates
@@ -107,7 +116,11 @@ class Supervisor:
     def add_replica(self, service: Service, index: int) -> Runner:
         """Place a replica and prepare its files; `begin` starts it once its configuration is published."""
         replica = self._placer.place_replica(service, index)
-        self.certificates.issue(replica.name, service.identity)
+        try:
+            self.certificates.issue(replica.name, service.identity)
+        except BaseException:
+            self._placer.release(replica)
+            raise
         self.board.put(replica)
         workload = Workload(
             name=replica.name,
@@ -133,9 +146,22 @@ class Supervisor:
         )
         return self._add_runner(fresh, old.body)
 
+    def has_begun(self, name: str) -> bool:
+        """Tell whether a workload was ever started."""
+        return name in self._tasks
+
+    def retool(self, name: str, tools: Tools) -> Tools:
+        """Let a replica be something else from its next start on; give what it was."""
+        body = self.runners[name].body
+        assert isinstance(body, ReplicaBody), name
+        before = Tools(service=body.service, around=body.around)
+        body.service, body.around = tools.service, tools.around
+        body.secret_files = self._secret_files(tools.service)
+        return before
+
     async def remove_replica(self, name: str) -> None:
-        """Forget a replica that is gone: its configuration, certificate and ports."""
-        assert self.runners[name].workload.stage is Stage.GONE, name
+        """Forget a replica that is gone, or that never began: its configuration, certificate and ports."""
+        assert self.runners[name].workload.stage is Stage.GONE or not self.has_begun(name), name
         del self.runners[name]
         self._tasks.pop(name, None)
         self._placer.release(self.board.remove(name))
@@ -204,23 +230,25 @@ class Supervisor:
             await asyncio.wait(tasks)
 
     def _replica_body(self, service: Service, replica: ReplicaPlacement) -> Body:
-        setup = self.setup
         return ReplicaBody(
             replica=replica,
             service=service,
-            around=setup.around,
-            secret_files=materialize_secrets(service, setup.paths, setup.around.manifest_directory),
-            envoy=setup.envoy,
+            around=self.around,
+            secret_files=self._secret_files(service),
+            envoy=self.setup.envoy,
             board=self.board,
             publisher=self.publisher,
         )
+
+    def _secret_files(self, service: Service) -> dict[str, Path]:
+        return materialize_secrets(service, self.setup.paths, self.around.manifest_directory)
 
     def _add_gateway(self, gateway: Gateway) -> None:
         placement = self._placer.place_gateway(gateway)
         self.board.gateway = placement
         self.certificates.issue(GATEWAY, gateway.identity)
-        write_introspection(self.mesh, gateway, self.setup.paths)
-        body = GatewayBody(gateway=gateway, placement=placement, around=self.setup.around, envoy=self.setup.envoy)
+        write_introspection(self.mesh, self.setup.paths)
+        body = GatewayBody(placement=placement, around=self.around, envoy=self.setup.envoy)
         workload = Workload(
             name=GATEWAY,
             order=GATEWAY_ORDER,
@@ -291,11 +319,3 @@ class Supervisor:
     def _raise_failure(self) -> None:
         if self.failure is not None:
             raise self.failure
-
-
-def manifest_digest(manifest: Path) -> str:
-    """Identify the manifest's content; empty when it is gone."""
-    try:
-        return hashlib.sha256(manifest.read_bytes()).hexdigest()
-    except FileNotFoundError:
-        return ""

@@ -14,9 +14,13 @@ from rich.text import Text
 from generator.outputs.local.events import Happening
 from generator.outputs.local.status import status_document
 from generator.outputs.local.supervisor import Supervisor
+from generator.outputs.local.versions import State
+from generator.render.names import XDS_FOLDERS
 
 REFRESH_S = 0.5
 COLORS = {"ready": "green", "starting": "yellow", "waiting": "red", "unready": "red", "stopped": "dim"}
+VERSION_SHOWN = 8
+"""Hexadecimal digits: enough to see that two sidecars differ, or that one has changed."""
 QUIET = frozenset({"published", "certificate"})
 """Kinds that happen all the time and are in the table anyway."""
 
@@ -37,7 +41,8 @@ class LiveTable:
         """Refresh the table until cancelled."""
         with self._live:
             while True:
-                self._live.update(status_table(status_document(supervisor), hint="Ctrl-C stops"), refresh=True)
+                document = await status_document(supervisor)
+                self._live.update(status_table(document, hint="Ctrl-C stops"), refresh=True)
                 await asyncio.sleep(REFRESH_S)
 
 
@@ -46,7 +51,7 @@ def status_table(document: dict[str, Any], *, hint: str = "") -> Table:
     gateway = document["gateway"]
     parts = (f"{document['mesh']}: {document['state']}", f"gateway {gateway['url']}" if gateway else "", hint)
     table = Table(title=" · ".join(part for part in parts if part), title_justify="left", expand=False)
-    for column in ("workload", "app", "pid", "sidecar", "pid", "traffic", "restarts", "certificate"):
+    for column in ("workload", "app", "pid", "sidecar", "pid", "traffic", "restarts", "certificate", "configuration"):
         table.add_column(column, no_wrap=column == "workload")  # other columns make room for a name
     for service in document["services"].values():
         for replica in service["replicas"]:
@@ -66,7 +71,22 @@ def _row(name: str, entry: dict[str, Any], *, is_in: bool) -> tuple[Text, ...]:
         Text("in", style="green") if is_in else Text("out", style="red"),
         Text(str(entry["restarts"] + entry["sidecar_restarts"])),
         Text(_remaining(entry["certificate_expiry"])),
+        _configuration(entry["configuration"]),
     )
+
+
+def _configuration(configuration: dict[str, Any]) -> Text:
+    """Sum up: `a1b2c3d4 current`, or the kinds that the sidecar does not run as published, e.g. `clusters refused`."""
+    if configuration["state"] is None:
+        return Text("-")
+    if configuration["state"] == State.CURRENT.value:
+        return Text(f"{configuration['version'][:VERSION_SHOWN]} current", style="green")
+    kinds = (kind for kind in XDS_FOLDERS if _has(configuration[kind], configuration["state"]))
+    return Text(f"{', '.join(kinds)} {configuration['state']}", style="red")
+
+
+def _has(resources: dict[str, Any], state: str) -> bool:
+    return any(resource["state"] == state for resource in resources.values())
 
 
 def _remaining(expiry: str | None) -> str:

@@ -37,7 +37,7 @@ def test_help_lists_every_command_and_imports_none() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("name", ["check", "explain", "render", "schema"])
+@pytest.mark.parametrize("name", ["apply", "check", "explain", "render", "schema"])
 def test_commands_exist_and_explain_themselves(name: str) -> None:
     assert isinstance(import_module(COMMANDS[name].module).command, click.Command)
     result = run(name, "--help")

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -17,7 +18,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 from generator.introspection.admin import AdminError, gauges, get_json, is_ready, post
 from generator.introspection.exposure import ExposedService, Exposure
 from generator.introspection.health import is_healthy
-from generator.introspection.server import Settings, build
+from generator.introspection.server import Settings, build, poll_for_ever
+from generator.pki import write_private
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -103,7 +105,7 @@ async def channel(tmp_path: Path, shop: descriptor_pb2.FileDescriptorSet) -> Asy
     (tmp_path / "set.binpb").write_bytes(shop.SerializeToString())
     (tmp_path / "methods.json").write_bytes(EXPOSURE.to_json())
     listen = f"unix:{tmp_path}/introspection.sock"
-    server, gateway_health = await build(
+    server, gateway_health, source = await build(
         Settings(
             listen=listen,
             descriptor_set=tmp_path / "set.binpb",
@@ -113,7 +115,7 @@ async def channel(tmp_path: Path, shop: descriptor_pb2.FileDescriptorSet) -> Asy
         )
     )
     await server.start()
-    polling = asyncio.create_task(gateway_health.poll_for_ever())
+    polling = asyncio.create_task(poll_for_ever(gateway_health, source))
     async with grpc.aio.insecure_channel(listen) as channel:
         yield channel
     polling.cancel()
@@ -177,9 +179,29 @@ async def test_health_follows_the_gateways_view(
 
 async def eventually(stub: health_pb2_grpc.HealthStub, service: str, wanted: int) -> None:
     async def is_wanted() -> bool:
-        return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status == wanted
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service=service))
+        status = (await watch.read()).status
+        watch.cancel()
+        return bool(status == wanted)
 
     await until(is_wanted)
+
+
+async def test_what_is_exposed_may_change_while_it_runs(channel: grpc.aio.Channel, tmp_path: Path) -> None:
+    stub = health_pb2_grpc.HealthStub(channel)
+    other = ExposedService(name="shop.v1.Internal", cluster="shop", methods=frozenset({"Lock"}))
+    broken = replace(other, methods=frozenset({"NoSuchMethod"}))
+    write_private(tmp_path / "methods.json", Exposure(services=(broken,)).to_json())
+    listed = await reflect(channel, V1, list_services="*")
+    assert "shop.v1.Shop" in str(listed), "what does not fit changes nothing"
+    write_private(tmp_path / "methods.json", Exposure(services=(other,)).to_json())
+    listed = await reflect(channel, V1, list_services="*")
+    assert "shop.v1.Internal" in str(listed)
+    assert "shop.v1.Shop" not in str(listed)
+    await eventually(stub, "shop.v1.Internal", NOT_SERVING)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Check(health_pb2.HealthCheckRequest(service="shop.v1.Shop"))
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
 async def test_health_of_an_unknown_service(channel: grpc.aio.Channel) -> None:

@@ -1,5 +1,6 @@
 """What the control socket and its client take and refuse, without a mesh."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -7,6 +8,8 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from click.testing import CliRunner
@@ -15,10 +18,14 @@ from hypothesis import strategies as st
 
 from generator.cli.main import main
 from generator.outputs.local.client import ControlError, NotRunningError, call, current_file, is_alive, read_current
-from generator.outputs.local.control import RequestError, integer, parse_request, text
+from generator.outputs.local.control import Control, RequestError, integer, parse_request, text
 from generator.outputs.local.detach import Outcome, send_outcome
+from generator.outputs.local.events import Journal
 from generator.outputs.local.lock import UpError, locked
 from generator.outputs.local.paths import StatePaths
+
+if TYPE_CHECKING:
+    from generator.outputs.local.supervisor import Supervisor
 
 
 @given(st.binary(max_size=200))
@@ -161,3 +168,41 @@ def test_a_second_supervisor_is_refused_whatever_the_state_file_holds(tmp_path: 
         paths.current.write_text(content)
         with pytest.raises(UpError, match="already running; stop it"), locked(paths):
             raise AssertionError("two of them")
+
+
+async def test_what_happens_in_one_go_with_the_end_is_passed_on_too(tmp_path: Path) -> None:
+    journal = Journal()
+    control = Control(cast("Supervisor", SimpleNamespace(journal=journal)), tmp_path / "c", lambda: None)
+    sent: list[str] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message["event"]["text"])
+
+    async def work() -> str:
+        for number in range(5):
+            journal.tell("plan", str(number))
+        return "done"
+
+    assert await control.with_events(work(), send) == "done"
+    assert sent == ["0", "1", "2", "3", "4"]
+
+
+async def test_an_operation_whose_client_is_gone_goes_on_and_its_end_is_told(tmp_path: Path) -> None:
+    journal = Journal()
+    control = Control(cast("Supervisor", SimpleNamespace(journal=journal)), tmp_path / "c", lambda: None)
+    is_over = asyncio.Event()
+
+    async def send(message: dict[str, Any]) -> None:
+        raise ConnectionResetError
+
+    async def work() -> str:
+        journal.tell("plan", "begins")
+        await asyncio.sleep(0.05)
+        is_over.set()
+        raise KeyError("a mistake of ours")
+
+    with pytest.raises(ConnectionResetError):
+        await control.with_events(work(), send)
+    await asyncio.wait_for(is_over.wait(), 5)
+    await asyncio.sleep(0)
+    assert journal.history[-1].line().endswith("operation-failed: KeyError: 'a mistake of ours'")

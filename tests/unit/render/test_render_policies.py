@@ -63,15 +63,31 @@ def digest(seed: str) -> str:
     return done.stdout
 
 
+def admitted(rendered: WorkloadResources) -> dict[str, list[str]]:
+    """Who may call each path of an inbound route."""
+    routes = named(rendered.routes, "inbound")["virtual_hosts"][0]["routes"]
+    return {
+        route["match"]["path"]: [
+            principal["authenticated"]["principal_name"]["exact"]
+            for principal in route["typed_per_filter_config"]["envoy.filters.http.rbac"]["rbac"]["rules"]["policies"][
+                "callers"
+            ]["principals"]
+        ]
+        for route in routes
+        if "typed_per_filter_config" in route
+    }
+
+
+def rules_of_inbound(rendered: WorkloadResources) -> Any:
+    filters = manager(named(rendered.listeners, "inbound"))["http_filters"]
+    return next(entry for entry in filters if entry["name"] == "envoy.filters.http.rbac")["typed_config"]["rules"]
+
+
 def test_callers_may_call_what_the_manifest_says_and_ask_for_health() -> None:
-    filters = manager(named(workload("invoice-0").listeners, "inbound"))["http_filters"]
-    policies = next(entry for entry in filters if entry["name"] == "envoy.filters.http.rbac")["typed_config"]["rules"]
-    assert set(policies["policies"]) == {"gateway", "payment"}
-    payment = policies["policies"]["payment"]
-    assert payment["principals"] == [
-        {"authenticated": {"principal_name": {"exact": "spiffe://nip.mesh/service/payment"}}}
-    ]
-    paths = {permission["url_path"]["path"]["exact"] for permission in payment["permissions"]}
+    rendered = workload("invoice-0")
+    assert rules_of_inbound(rendered) == {"action": "ALLOW"}, "what no route allows is denied"
+    payment, gateway = "spiffe://nip.mesh/service/payment", "spiffe://nip.mesh/gateway"
+    paths = {path for path, callers in admitted(rendered).items() if payment in callers}
     settlement = "/nipmesh.invoice.v1.InvoiceSettlementService/"
     assert paths == {
         f"{settlement}LockInvoice",
@@ -79,19 +95,29 @@ def test_callers_may_call_what_the_manifest_says_and_ask_for_health() -> None:
         f"{settlement}ReleaseInvoice",
         "/grpc.health.v1.Health/Check",
     }
+    assert admitted(rendered)[f"{settlement}LockInvoice"] == [payment]
+    assert admitted(rendered)["/grpc.health.v1.Health/Check"] == [gateway, payment]
 
 
 def test_a_service_without_callers_lets_nobody_in() -> None:
     mesh = repository_mesh()
     lonely = tuple(replace(service, callers=()) if service.name == "nip" else service for service in mesh.services)
-    listener = named(
-        render(replace(mesh, services=lonely), repository_placement()).workload("nip-0").listeners, "inbound"
-    )
+    rendered = render(replace(mesh, services=lonely), repository_placement()).workload("nip-0")
+    listener = named(rendered.listeners, "inbound")
     context = listener["filter_chains"][0]["transport_socket"]["typed_config"]["common_tls_context"]
     names = context["combined_validation_context"]["default_validation_context"]["match_typed_subject_alt_names"]
     assert [name["matcher"]["exact"] for name in names] == ["spiffe://nip.mesh/service/nip"]
-    rbac = next(entry for entry in manager(listener)["http_filters"] if entry["name"] == "envoy.filters.http.rbac")
-    assert rbac["typed_config"]["rules"]["policies"] == {}
+    assert rules_of_inbound(rendered) == {"action": "ALLOW"}
+    assert admitted(rendered) == {}
+
+
+def test_roles_stand_in_the_routes_of_the_gateway() -> None:
+    routes = named(workload("gateway").routes, "gateway")["virtual_hosts"][0]["routes"]
+    for route in routes:
+        rules = route.get("typed_per_filter_config", {}).get("envoy.filters.http.rbac")
+        assert (rules is not None) == ("LedgerService" in route["name"]), route["name"]
+        assert rules is None or "'exact': 'operator'" in str(rules)
+    assert sum("LedgerService" in route["name"] for route in routes) > 3
 
 
 def test_a_sidecar_knows_its_own_dependencies_and_nothing_else() -> None:
@@ -230,7 +256,10 @@ def test_streams_of_the_client_are_never_repeated() -> None:
 
 def test_every_route_to_a_service_is_bounded() -> None:
     for name in ("payment-0", "invoice-0", "gateway"):
-        for route in workload(name).routes:
+        outgoing = (
+            route for route in workload(name).routes if route.name != "inbound"
+        )  # its streams' bound: the listener's
+        for route in outgoing:
             calls = [entry for entry in route.body["virtual_hosts"][0]["routes"] if "route" in entry]
             assert calls
             for entry in calls:

@@ -35,6 +35,7 @@ def test_what_nothing_refers_to_is_found(payment: WorkloadResources) -> None:
     stray = make_resource(ResourceType.ENDPOINTS, {"cluster_name": "stray"})
     with pytest.raises(ResourceError, match="stray: nothing refers to it"):
         check_references(replace(payment, endpoints=(*payment.endpoints, stray)))
+    check_references(replace(payment, endpoints=(*payment.endpoints, stray)), spare_allowed=True)
 
 
 def test_two_of_a_name_are_found(payment: WorkloadResources) -> None:
