@@ -3,11 +3,16 @@
 import asyncio
 import datetime as dt
 import json
+import signal
+import subprocess
+import sys
+import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import grpc
 import grpc.aio
@@ -15,7 +20,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from generator.outputs.local.client import ControlError, call
 from generator.pki import TokenClaims, TokenKey
-from mesh.runner_support import HERE, RELAY, EchoMesh
+from mesh.runner_support import HERE, RELAY, EchoMesh, until
 
 ONCE = "/echo.v1.EchoService/Once"
 SPARE = "/echo.v1.EchoService/Spare"
@@ -275,3 +280,50 @@ class Watch:
 
     def _note(self, path: str, error: grpc.aio.AioRpcError) -> None:
         self.failed.append(f"{time.strftime('%H:%M:%S')} {path} {error.code().name}: {error.details()}")
+
+
+FAULTY = """
+    import sys
+    from dataclasses import replace
+    from generator.cli.main import main
+    from generator.outputs.local import rotation
+    from generator.resources import make_resource
+
+    render = rotation.render
+
+    def with_a_fault(*arguments, **options):
+        rendered = render(*arguments, **options)
+        return replace(rendered, workloads=tuple(map(spoiled, rendered.workloads)))
+
+    def spoiled(workload):
+        return replace(workload, routes=tuple(map(spoiled_route, workload.routes)))
+
+    def spoiled_route(route):
+        if "7.777s" not in route.text and "3.333s" not in route.text:
+            return route
+        return make_resource(route.type, route.body | {"virtual_hosts": 2 * route.body["virtual_hosts"]})
+
+    rotation.render = with_a_fault
+    main(["--file", sys.argv[1], "up"], prog_name="nipmesh")
+"""
+"""`nipmesh up` that publishes, for two deadlines, other routes than it has checked: ones that no Envoy takes."""
+
+
+def start(mesh: ChangingMesh, command: list[str], output: int | IO[bytes] = subprocess.PIPE) -> "subprocess.Popen[str]":
+    """Start a command beside the test."""
+    errors = subprocess.PIPE if output == subprocess.PIPE else subprocess.STDOUT
+    return subprocess.Popen(command, stdout=output, stderr=errors, text=True, env=mesh.environment)
+
+
+@asynccontextmanager
+async def faulty_mesh(mesh: ChangingMesh) -> AsyncIterator[None]:
+    """Run a mesh that publishes something that a running Envoy refuses, on request, and end it."""
+    command = [sys.executable, "-c", textwrap.dedent(FAULTY), str(mesh.manifest)]
+    with (mesh.folder / "up.log").open("wb") as log:
+        process = start(mesh, command, log)
+        try:
+            await until(lambda: mesh.run("status", expect=None).returncode == 0, timeout_s=60)
+            yield
+        finally:
+            process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(process.wait, 30)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +21,7 @@ from mesh.apply_support import (
     Wish,
     are_current,
     code_of,
+    faulty_mesh,
     running_state,
 )
 from mesh.runner_support import RELAY
@@ -33,12 +35,12 @@ COSTLY = 2
 
 @pytest.fixture
 async def changing(tmp_path: Path) -> AsyncIterator[ChangingMesh]:
+    """A mesh whose publisher makes a mistake at two deadlines, which only running Envoys notice."""
     mesh = ChangingMesh(folder=tmp_path)
     mesh.write()
-    await asyncio.to_thread(mesh.run, "up", "--detach")
-    traces = mesh.traces()
-    yield mesh
-    await asyncio.to_thread(mesh.run, "down")
+    async with faulty_mesh(mesh):
+        traces = mesh.traces()
+        yield mesh
     await asyncio.to_thread(traces.until_gone)
 
 
@@ -68,7 +70,7 @@ class Client:
 
 
 GOOD: dict[str, Callable[[Wish, random.Random], Wish]] = {
-    "deadline": lambda wish, dice: replace(wish, deadline=f"{dice.randint(3000, 9000)}ms"),
+    "deadline": lambda wish, dice: replace(wish, deadline=f"{dice.randint(4000, 7000)}ms"),
     "idle timeout": lambda wish, dice: replace(wish, idle_timeout=f"{dice.randint(60, 600)}s"),
     "call": lambda wish, _: replace(wish, front_once=not wish.front_once),
     "expose": lambda wish, _: replace(wish, is_spare_exposed=not wish.is_spare_exposed),
@@ -83,7 +85,7 @@ GOOD: dict[str, Callable[[Wish, random.Random], Wish]] = {
     "service": lambda wish, _: replace(wish, extra_replicas=0 if wish.extra_replicas else 1),
     "edge": lambda wish, _: replace(wish, extra_replicas=1, front_calls_extra=not wish.front_calls_extra),
     "several": lambda wish, dice: replace(
-        wish, deadline=f"{dice.randint(3000, 9000)}ms", later=not wish.later, front_once=not wish.front_once
+        wish, deadline=f"{dice.randint(4000, 7000)}ms", later=not wish.later, front_once=not wish.front_once
     ),
     "echo replicas": lambda wish, _: replace(wish, echo_replicas=3 - wish.echo_replicas),
     "front replicas": lambda wish, _: replace(wish, front_replicas=3 - wish.front_replicas),
@@ -103,6 +105,11 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
     return spoil
 
 
+def with_deadline(deadline: str) -> Callable[[str], str]:
+    """Write one of the deadlines at which the publisher makes its mistake."""
+    return lambda text: re.sub(r"deadline: \d+m?s", f"deadline: {deadline}", text)
+
+
 BROKEN = "  broken:\n    run: python -c 'raise SystemExit(3)'\n    serves: [broken.v1.BrokenService]\n    replicas: 1\n"
 EDGE = "  tls: {certificate: edge.crt, private_key: edge.key}\n"
 BAD: dict[str, tuple[Callable[[str], str], str]] = {
@@ -111,7 +118,9 @@ BAD: dict[str, tuple[Callable[[str], str], str]] = {
     "method": (replaced("[EchoService/Say", "[EchoService/Sya"), "error[NM305] unknown method `EchoService/Sya`"),
     "duration": (replaced("idle_timeout: ", "idle_timeout: 5 parsecs #"), "mesh.yaml:"),
     "trust domain": (replaced("parlour.mesh", "other.mesh"), "mesh.yaml:2:15: error[NM801]"),
-    "certificate": (replaced("  authentication:", f"{EDGE}  authentication:"), "error[NM701] Envoy refuses"),
+    "certificate": (replaced("  authentication:", f"{EDGE}  authentication:"), "error[NM606]"),
+    "refused by the callee's Envoy": (with_deadline("7777ms"), "error[NM802] the Envoy of echo-"),
+    "refused by a caller's Envoy": (with_deadline("3333ms"), "error[NM802] the Envoy of "),
     "crash": (replaced('env: {"FRONT": ', 'env: {"ECHO_CRASH": "1", "FRONT": '), "error[NM802] front-"),
     "crash of a new service": (
         replaced("gateway:", f"{BROKEN}gateway:"),

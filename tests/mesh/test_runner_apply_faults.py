@@ -5,52 +5,18 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import textwrap
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
 import pytest
 
-from mesh.apply_support import ChangingMesh, Watch, are_current, running_state
+from mesh.apply_support import ChangingMesh, Watch, are_current, faulty_mesh, running_state, start
 from mesh.runner_support import until
 
 pytestmark = [pytest.mark.mesh, pytest.mark.timeout(180)]
 REVERT_MS_MAX = 5_000
 """It is a quarter of a second on an idle machine; tests run beside others."""
-FAULTY = """
-    import sys
-    from dataclasses import replace
-    from generator.cli.main import main
-    from generator.outputs.local import rotation
-    from generator.resources import make_resource
-
-    render = rotation.render
-
-    def with_a_fault(*arguments, **options):
-        rendered = render(*arguments, **options)
-        return replace(rendered, workloads=tuple(map(spoiled, rendered.workloads)))
-
-    def spoiled(workload):
-        return replace(workload, routes=tuple(map(spoiled_route, workload.routes)))
-
-    def spoiled_route(route):
-        if "7.777s" not in route.text and "3.333s" not in route.text:
-            return route
-        return make_resource(route.type, route.body | {"virtual_hosts": 2 * route.body["virtual_hosts"]})
-
-    rotation.render = with_a_fault
-    main(["--file", sys.argv[1], "up"], prog_name="nipmesh")
-"""
-"""`nipmesh up` that publishes, for two deadlines, other routes than it has checked: ones that no Envoy takes."""
-
-
-def start(mesh: ChangingMesh, command: list[str], output: int | IO[bytes] = subprocess.PIPE) -> "subprocess.Popen[str]":
-    """Start a command beside the test."""
-    errors = subprocess.PIPE if output == subprocess.PIPE else subprocess.STDOUT
-    return subprocess.Popen(command, stdout=output, stderr=errors, text=True, env=mesh.environment)
 
 
 @pytest.fixture
@@ -70,13 +36,8 @@ async def changing(stopped: ChangingMesh) -> ChangingMesh:
 @pytest.fixture
 async def faulty(stopped: ChangingMesh) -> AsyncIterator[ChangingMesh]:
     """A mesh that publishes something that a running Envoy refuses, on request."""
-    log = (stopped.folder / "up.log").open("wb")
-    process = start(stopped, [sys.executable, "-c", textwrap.dedent(FAULTY), str(stopped.manifest)], log)
-    await until(lambda: stopped.run("status", expect=None).returncode == 0, timeout_s=60)
-    yield stopped
-    process.send_signal(signal.SIGTERM)
-    await asyncio.to_thread(process.wait, 30)
-    log.close()
+    async with faulty_mesh(stopped):
+        yield stopped
 
 
 @pytest.mark.parametrize(("deadline", "who"), [("7777ms", "echo-"), ("3333ms", "(front-0|gateway)")])
