@@ -100,6 +100,11 @@ def is_deprecated(field: FieldDescriptor) -> bool:
     return bool(field.GetOptions().deprecated)
 
 
+def is_retired(descriptor: Descriptor | None) -> bool:
+    """Whether a message has no value without a deprecated field."""
+    return descriptor is not None and any(is_deprecated(field) and is_needed(field) for field in descriptor.fields)
+
+
 def is_needed(field: FieldDescriptor) -> bool:
     """Whether the field may not be left out: required, or its empty value breaks a rule."""
     rules = rules_of(field)
@@ -166,7 +171,9 @@ def values(descriptor: Descriptor, depth: int = 0) -> st.SearchStrategy[Any]:
 @st.composite
 def objects(draw: st.DrawFn, descriptor: Descriptor, depth: int) -> dict[str, Any]:
     """Needed fields, one member of each needed oneof, and a few others."""
-    usable = [field for field in descriptor.fields if not is_deprecated(field)]
+    usable = [
+        field for field in descriptor.fields if not is_deprecated(field) and not is_retired(item_of(field).message_type)
+    ]
     chosen = {field.name: field for field in usable if is_needed(field)}
     if usable and depth < DEPTH_MAX:
         more = draw(
