@@ -16,9 +16,19 @@ import pytest
 from support.mesh import RunningMesh
 from support.nostr import User, bearer
 
+FOLDER = Path(__file__).parent
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-docs", action="store_true", help="rewrite what the documentation says was measured")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on the one running mesh come last: beside it there is not room for the Envoys of the others.
+
+    Each file that an Envoy follows takes one of the user's inotify instances, and Linux allows 128 by default.
+    """
+    items.sort(key=lambda item: item.path.parent == FOLDER and "mesh" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture
