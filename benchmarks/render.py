@@ -232,11 +232,13 @@ def main() -> None:
     if arguments.output == "json":
         print(json.dumps(figures, indent=2))
     else:
-        print(
-            "\n".join(
-                ["| figure | value |", "|---|---:|", *(f"| {key} | {value:,.3f} |" for key, value in figures.items())]
-            )
-        )
+        print(table(figures))
+
+
+def table(figures: Figures) -> str:
+    """The figures as a table in Markdown; a peer that is missing has its reason for a value."""
+    values = {name: value if isinstance(value, str) else f"{value:,.3f}" for name, value in figures.items()}
+    return "\n".join(["| figure | value |", "|---|---:|", *(f"| {name} | {value} |" for name, value in values.items())])
 
 
 if __name__ == "__main__":
