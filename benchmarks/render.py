@@ -11,7 +11,7 @@ The workload, of so many services with so many replicas each (`benchmarks/large.
 - `whole`: everything that every sidecar is told, and all files of it written, as `nipmesh render` does it; `rotate` is one
   replica that leaves rotation.
 
-With `--peers` the resources of `resources` go through other control planes, too (`benchmarks/peers`).
+With `--peers` other control planes have their turn, as far as they can be had: see the end.
 
 `..._s` is wall time, `..._cpu_s` processor time of the process alone: on a machine that does other things the second is
 what can be compared.
@@ -31,9 +31,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from benchmarks import peers
 from benchmarks.figures import command_ms
 from benchmarks.large import first_callee, write_uniform_mesh, write_varied_mesh
-from benchmarks.peers import measure_peers
 from generator.analysis import check_manifest
 from generator.model import Mesh, Placement
 from generator.outputs.files import default_placement, publish
@@ -188,10 +188,10 @@ def peak_mib() -> float:
 
 
 def measure_against_peers(folder: Path, services: int, replicas: int) -> Figures:
-    """What peers need for the resources of the part `resources`."""
+    """What peers need for the resources of the part `resources`, or for a mesh as large."""
     mesh = load(write_uniform_mesh(folder, services, replicas))
     made = SixEach().render(mesh, default_placement(mesh, folder / "out"))
-    return measure_peers(list(made.values()), folder / "peers")
+    return peers.measure_peers(list(made.values()), services, replicas, folder / "peers")
 
 
 PARTS: dict[str, Callable[[Path, int, int], Figures]] = {
@@ -214,7 +214,10 @@ def in_own_process(part: str, services: int, replicas: int) -> Figures:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.render", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.render",
+        description=__doc__,
+        epilog=f"peers:\n{peers.__doc__}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--services", type=int, default=1_000)
     parser.add_argument("--replicas", type=int, default=10)
