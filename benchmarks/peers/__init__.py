@@ -1,22 +1,22 @@
 """Other control planes, on the same machine in the same run, where these can be had.
 
-None of them is a dependency: each is fetched into a temporary folder, by Go's module proxy or from PyPI. Of one that cannot
-be had, built or run, the figure `<peer>_skipped` says why. Two get our resources:
+None of them is a dependency: each is fetched into a temporary folder, by Go's module proxy or from PyPI. Of one that
+cannot be had, built or run, the figure `<peer>_skipped` says why. Two get our resources:
 
 - go-control-plane: `go_control_plane_from_json_s` decodes the resources' JSON strictly and checks Envoy's rules;
-  `go_control_plane_snapshots_s` builds each message in memory, checks, marshals and hashes it, and sets one snapshot per
-  five resources. Filling templates is in neither.
+  `go_control_plane_snapshots_s` builds each message in memory, checks, marshals and hashes it, and sets one snapshot
+  per six resources. Filling templates is in neither.
 - sovereign: a Jinja2 template that writes the same resources, its YAML parser, its hash. It checks nothing.
 
 One makes its own, of as many services with as many replicas:
 
-- Istio's pilot, in its own fake discovery server: a ServiceEntry per service with a gRPC port and replicas that speak mTLS,
-  strict mTLS in the mesh, everything else as Istio has it by default. It generates what **one** sidecar is told that sees
-  all services, as Istio's do unless they are scoped: a cluster and an endpoint set per service, but one egress listener
-  and one route configuration for all. Ours are listeners, routes and one callee of **every** service's own sidecar,
-  which is scoped: more listeners and routes, of which none grows with the mesh. Istio's are marshalled, but not checked
-  against Envoy's rules. The server has generated nothing before, but it has taken all configuration in: its reading and
-  events are in no figure, so the counterpart of our `load_s` is missing.
+- Istio's pilot, in its own fake discovery server: a ServiceEntry per service with a gRPC port and replicas that speak
+  mTLS, strict mTLS in the mesh, everything else as Istio has it by default. It generates what **one** sidecar is told
+  that sees all services, as Istio's do unless they are scoped: a cluster and an endpoint set per service, but one
+  egress listener and one route configuration for all. Ours are listeners, routes and one callee of **every** service's
+  own sidecar, which is scoped: more listeners and routes, of which none grows with the mesh. Istio's are marshalled,
+  but not checked against Envoy's rules. The server has generated nothing before, but it has taken all configuration in:
+  its reading and events are in no figure, so the counterpart of our `load_s` is missing.
   `istio_cold_s`: the push context from nothing, caches empty, then clusters, endpoint sets, listeners and routes;
   `istio_next_sidecar_s`: each further sidecar, on average of up to 100 other services', out of warm caches;
   `istio_one_change_s`: an incremental push to the one sidecar after a service got another deadline by a VirtualService;

@@ -22,7 +22,7 @@ def test_all_parts_are_measured() -> None:
     found = figures()
     assert {"cold_s", "cold_cpu_s", "one_change_s", "peak_mib", "load_s", "varied_cold_s"} <= found.keys()
     assert {"whole_cold_s", "whole_one_change_s", "whole_publish_s", "whole_rotate_s"} <= found.keys()
-    assert found["resources"] == 5 * 8
+    assert found["resources"] == 6 * 8
     assert 0 < found["one_change_resources"] <= 5, "its own listener; its callers' routes, and what hangs on them"
     assert found["whole_sidecars"] == 8 * 3
     assert found["whole_rotate_files"] == 2 * 3 * 3, "an endpoint set and a validation twin in each caller's sidecar"
