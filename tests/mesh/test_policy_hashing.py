@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -193,16 +193,26 @@ async def from_address(envoys: ChangingEnvoys, address: str, path: Path) -> Asyn
     assert envoys.placement.gateway is not None
     port = envoys.placement.gateway.listen.port
 
+    carrying: list[asyncio.Task[None]] = []
+
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        carrying.append(task)
         there, back = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
         await asyncio.gather(copy(reader, back), copy(there, writer))
 
     server = await asyncio.start_unix_server(connect, path)
-    async with server, envoys.target(f"unix:{path}") as channel:
-        yield channel
+    async with server:
+        async with envoys.target(f"unix:{path}") as channel:
+            yield channel
+        await asyncio.gather(*carrying)
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65_536):
-        writer.write(data)
+    with suppress(ConnectionError):  # a reset is an end, too
+        while data := await reader.read(65_536):
+            writer.write(data)
     writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
