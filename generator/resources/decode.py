@@ -37,8 +37,6 @@ from generator.resources.rules import Check
 
 SOUND_MAX = 20_000
 """Parts of resources that are remembered as sound."""
-LEAVES_MAX = 50
-"""Parts with more holes are seldom equal to others."""
 DEPTH_MAX = 64
 """Messages in messages; protobuf's parsers stop at 100."""
 FREE_FORM_DEPTH_MAX = 30
