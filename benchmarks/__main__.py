@@ -4,51 +4,41 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import platform
 
-from benchmarks import calls, envoys, payments, render
+from benchmarks import calls, envoys, render
+from benchmarks.figures import Figures, end_whole, print_figures
 from benchmarks.mesh import running_mesh
+from benchmarks.services.measure import measure as measure_services
 
-PARTS = ("render", "envoys", "start", "calls", "payments")
+PARTS = ("render", "envoys", "start", "calls", "services")
 
 
-def measure(parts: list[str]) -> dict[str, dict[str, float]]:
+def measure(parts: list[str]) -> dict[str, Figures]:
     """The figures of each part, in PARTS' order."""
-    figures: dict[str, dict[str, float]] = {}
+    figures: dict[str, Figures] = {}
     if "render" in parts:
-        figures["render"] = render.measure()
+        figures["render"] = dict(render.measure())
     if "envoys" in parts:
-        figures["envoys"] = envoys.measure()
-    if set(parts) & {"start", "calls", "payments"}:
+        figures["envoys"] = dict(envoys.measure())
+    if set(parts) & {"start", "calls", "services"}:
         with running_mesh() as mesh:
             figures["start"] = {"up_to_ready_s": mesh.ready_s}
             if "calls" in parts:
-                figures["calls"] = asyncio.run(calls.measure(mesh))
-            if "payments" in parts:
-                figures["payments"] = asyncio.run(payments.measure(mesh))
+                figures["calls"] = dict(asyncio.run(calls.measure(mesh)))
+            if "services" in parts:
+                figures["services"] = measure_services(mesh)
     return figures
-
-
-def table(figures: dict[str, dict[str, float]]) -> str:
-    """The figures as Markdown."""
-    rows = ["| part | figure | value |", "|---|---|---:|"]
-    for part, values in figures.items():
-        rows += [f"| {part} | {name} | {value:,.2f} |" for name, value in values.items()]
-    return "\n".join(rows)
 
 
 def main() -> None:
     """Measure and print."""
+    end_whole()
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[], metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--output", choices=["table", "json"], default="table")
     arguments = parser.parse_args()
     figures = measure(arguments.parts or list(PARTS))
-    if arguments.output == "json":
-        print(json.dumps(figures, indent=2))
-    else:
-        print(f"Python {platform.python_version()}, {platform.machine()}\n\n{table(figures)}")
+    print_figures(figures, arguments.output)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks import peers
-from benchmarks.figures import command_ms
+from benchmarks.figures import command_ms, end_whole
 from benchmarks.large import first_callee, write_uniform_mesh, write_varied_mesh
 from generator.analysis import check_manifest
 from generator.model import Mesh, Placement
@@ -213,6 +213,7 @@ def in_own_process(part: str, services: int, replicas: int) -> Figures:
 
 def main() -> None:
     """Measure and print."""
+    end_whole()
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.render",
         description=__doc__,

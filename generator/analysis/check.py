@@ -7,13 +7,16 @@ from pathlib import Path
 
 from generator.analysis.consistency import check_consistency
 from generator.analysis.edges import check_edges
+from generator.analysis.events import check_events
 from generator.analysis.externals import check_externals
 from generator.analysis.files import check_services_files
 from generator.analysis.gateway import check_gateway, check_internal
 from generator.analysis.linking import link
+from generator.analysis.outputs import Output, check_output
 from generator.analysis.policies import check_policies
 from generator.analysis.services import (
     check_circles,
+    check_commands,
     check_deadlines,
     check_lifetime,
     check_listens,
@@ -24,6 +27,7 @@ from generator.analysis.services import (
     replicas_of,
 )
 from generator.analysis.traffic import check_traffic
+from generator.analysis.volumes import check_volumes
 from generator.catalog import compile_catalog
 from generator.manifest import Finding, Manifest, Reporter, load_manifest
 from generator.model import Mesh
@@ -45,11 +49,21 @@ class Analysis:
     """Every setting of the mesh with its reason; empty without a mesh."""
 
 
-def check_manifest(path: Path, *, overrides: Overrides = Overrides()) -> Analysis:  # noqa: B008  (frozen)
-    """Load, compile, link, check and resolve. Never raises for what the manifest or the protobufs hold."""
+def check_manifest(
+    path: Path,
+    *,
+    overrides: Overrides = Overrides(),  # noqa: B008  (frozen)
+    output: Output | None = None,
+) -> Analysis:
+    """Load, compile, link, check and resolve. Never raises for what the manifest or the protobufs hold.
+
+    `output`: also say what this one cannot do with it.
+    """
     loaded = load_manifest(path)
     if loaded.manifest is None:
         return Analysis(mesh=None, findings=loaded.reporter.sorted())
+    if output is not None:
+        check_output(loaded.manifest, output, path.absolute().parent, loaded.reporter)
     return analyse(loaded.manifest, path.absolute().parent, loaded.reporter, overrides)
 
 
@@ -57,12 +71,15 @@ def analyse(manifest: Manifest, base: Path, reporter: Reporter, overrides: Overr
     """Do the same for a typed manifest; `base` is the absolute folder that its paths are relative to."""
     catalog = compile_catalog(manifest.protos, base, reporter) if manifest.protos else None
     check_names(manifest, reporter)
+    check_commands(manifest, reporter)
     check_overrides(manifest, overrides, reporter)
     check_listens(manifest, overrides, reporter)
     check_lifetime(manifest, reporter)
     check_services_files(manifest, base, reporter)
+    check_volumes(manifest, base, reporter)
     check_versions(manifest, reporter)
     check_externals(manifest, base, reporter)
+    check_events(manifest, base, reporter)
     links = None if catalog is None else link(manifest, catalog, reporter)
     check_gateway(manifest, links, base, overrides, reporter)
     if links is not None:

@@ -10,11 +10,45 @@ from generator.manifest.finding import Reporter, printable, quoted
 from generator.manifest.types import Manifest, ServiceEntry
 from generator.manifest.values import Entry, Located
 
-RESERVED_PREFIX = "NIPMESH_"
-RESERVED_VARIABLES = frozenset({"PORT", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME"})
+EXTERNAL_PREFIX = "NIPMESH_EXTERNAL_"
+"""What begins the name of the variable of an external host's socket."""
+RESERVED_VARIABLES = frozenset(
+    [
+        "PORT",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_SERVICE_NAME",
+        "NIPMESH_MESH",
+        "NIPMESH_SERVICE",
+        "NIPMESH_VERSION",
+        "NIPMESH_REPLICA",
+        "NIPMESH_TRUST_DOMAIN",
+        "NIPMESH_AUTHORITY",
+        "NIPMESH_GATEWAY_IDENTITY",
+        "NIPMESH_GATEWAY_URL",
+        "NIPMESH_DRAIN_GRACE",
+        "NIPMESH_LISTEN",
+        "NIPMESH_METRICS_LISTEN",
+        "NIPMESH_EGRESS",
+        "NIPMESH_DATA_DIRECTORY",
+        "NIPMESH_REFLECTION",
+        "NIPMESH_LOG_LEVEL",
+        "NIPMESH_CLAIM_HEADERS",
+        "NIPMESH_EVENTS_URL",
+        "NIPMESH_EVENTS_CREDENTIALS_FILE",
+        "NIPMESH_EVENTS_CA_FILE",
+        "NIPMESH_EVENTS_STREAM",
+        "NIPMESH_EVENTS_INBOX",
+        "NIPMESH_TOKEN_KEY_FILE",
+        "NIPMESH_TOKEN_ISSUER",
+        "NIPMESH_TOKEN_AUDIENCE",
+        "NIPMESH_TOKEN_LIFETIME",
+    ]
+)
+"""What the outputs set. Everything else is the program's own, also when its name begins with NIPMESH_: where its database is, say."""
 """Set by nipmesh for every process."""
 ENVIRONMENT_FILE_BYTES_MAX = 1024 * 1024
 """Linux passes at most about 2 MiB of arguments and environment to a process."""
+GENERATE = "or let the mesh make one: `{generate: 32}` instead of a path"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -27,14 +61,28 @@ def check_services_files(manifest: Manifest, base: Path, reporter: Reporter) -> 
         _check_folder(entry.value.cwd, base, f"{where}.cwd", reporter)
         for secret in entry.value.secrets:
             if isinstance(secret.value, Located):
-                check_file(secret.value, base, f"{where}.secrets.{secret.key.value}", reporter, private=True)
+                _check_secret(secret.value, base, f"{where}.secrets.{secret.key.value}", reporter)
         _check_variables(entry, reporter)
 
 
+def _check_secret(written: Located[str], base: Path, where: str, reporter: Reporter) -> None:
+    is_there = check_file(written, base, where, reporter, private=True, otherwise=GENERATE)
+    if is_there and (base / written.value).stat().st_size == 0:
+        cause = f"{printable(str(base / written.value))} holds nothing"
+        fix = f"write the secret into it; {GENERATE}"
+        reporter.warn("NM607", written.position, f"{where}: empty secret", cause=cause, fix=fix)
+
+
 def check_file(
-    written: Located[str] | None, base: Path, where: str, reporter: Reporter, *, private: bool = False
+    written: Located[str] | None,
+    base: Path,
+    where: str,
+    reporter: Reporter,
+    *,
+    private: bool = False,
+    otherwise: str = "",
 ) -> bool:
-    """Whether the file is there; a private one that others may read is a warning."""
+    """Whether the file is there; a private one that others may read is a warning. `otherwise`: what helps without a file."""
     if written is None:
         return False
     path = base / written.value
@@ -43,7 +91,8 @@ def check_file(
     except OSError as error:
         cause = f"{printable(str(path))}: {error.strerror}"
         message = f"{where}: {quoted(written.value)} cannot be read"
-        reporter.report("NM601", written.position, message, cause=cause, fix="create it, or correct the path")
+        fix = f"create it, or correct the path{f'; {otherwise}' if otherwise else ''}"
+        reporter.report("NM601", written.position, message, cause=cause, fix=fix)
         return False
     if not stat.S_ISREG(status.st_mode):
         cause = f"{printable(str(path))} is no regular file"
@@ -89,7 +138,7 @@ def environment_file_problem(path: Path) -> str | None:
 
 def is_reserved(variable: str) -> bool:
     """Whether nipmesh sets this variable for every process."""
-    return variable.startswith(RESERVED_PREFIX) or variable in RESERVED_VARIABLES
+    return variable.startswith(EXTERNAL_PREFIX) or variable in RESERVED_VARIABLES
 
 
 def _check_folder(written: Located[str] | None, base: Path, where: str, reporter: Reporter) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from generator.manifest.finding import Position, Reporter, did_you_mean, quoted
 from generator.manifest.kinds import format_duration
+from generator.manifest.placeholder import RUN_PLACEHOLDER
 from generator.manifest.types import REPLICAS_MAX, Manifest, ServiceEntry
 from generator.manifest.values import Entry
 from generator.model import Method, StreamingKind, defaults
@@ -29,6 +30,17 @@ def check_names(manifest: Manifest, reporter: Reporter) -> None:
             reporter.report("NM308", entry.key.position, f"`{GATEWAY}` is reserved", cause=cause, fix=fix)
 
 
+def check_commands(manifest: Manifest, reporter: Reporter) -> None:
+    """What `nipmesh init` could not know has to be written by somebody who does."""
+    for entry in manifest.services:
+        run = entry.value.run
+        if run is not None and run.value == (RUN_PLACEHOLDER,):
+            name = entry.key.value
+            cause = "`nipmesh init` found no single program that serves it, and wrote a placeholder"
+            fix = f"write the command that starts one replica, e.g. `python {name}.py` or `./{name}`"
+            reporter.report("NM110", run.position, f"nobody has said how `{name}` is started", cause=cause, fix=fix)
+
+
 def check_versions(manifest: Manifest, reporter: Reporter) -> None:
     """A version stands beside its service, and says only what differs: the program."""
     entries = {entry.key.value: entry.value for entry in manifest.services}
@@ -43,7 +55,7 @@ def check_versions(manifest: Manifest, reporter: Reporter) -> None:
             fix = did_you_mean(version_of.value, known, what="service")
             message = f"{quoted(version_of.value)} cannot have versions"
             reporter.report("NM317", version_of.position, message, cause=cause, fix=fix)
-        for name in ("serves", "calls", "external"):
+        for name in ("serves", "calls", "consumes", "external"):
             if getattr(service, name):
                 first = getattr(service, name)[0]
                 cause = f"a version has the `{name}` of `{version_of.value}`"
@@ -56,12 +68,13 @@ def check_versions(manifest: Manifest, reporter: Reporter) -> None:
 
 
 def check_reachable(manifest: Manifest, links: Links, reporter: Reporter) -> None:
-    """Warn of services that nobody calls and that are not exposed."""
+    """Warn of services that nobody calls, that are not exposed and that hear no events."""
+    listening = {entry.key.value for entry in manifest.services if entry.value.consumes}
     called = {callee for caller, targets in links.calls.items() for callee in targets if callee != caller}
     for entry in manifest.services:
         name = entry.key.value
         reached = entry.value.version_of.value if entry.value.version_of is not None else name
-        if reached in called or reached in links.exposes or not links.served[name]:
+        if reached in called or reached in links.exposes or not links.served[name] or reached in listening:
             continue
         cause = "no service calls it and the gateway does not expose it: every call to it is denied"
         fix = "add it to the `calls` of a service or to `gateway.expose`, or remove it"
@@ -112,11 +125,15 @@ def check_listens(manifest: Manifest, overrides: Overrides, reporter: Reporter) 
         port = _application_port(entry, reporter)
         if port is None:
             continue
-        owner = taken.setdefault(port, f"`{entry.key.value}`")
-        if owner != f"`{entry.key.value}`":
-            position = entry.value.listen.position
+        position = entry.value.listen.position
+        mine = f"line {position.line}: `{entry.key.value}`"
+        owner = taken.setdefault(port, mine)
+        if owner != mine:
             cause = f"{owner} listens on port {port} too"
-            reporter.report("NM312", position, f"port {port} twice", cause=cause, fix="choose another port")
+            fix = (
+                "choose another port, or remove `listen` if the program can serve on the Unix socket in NIPMESH_LISTEN"
+            )
+            reporter.report("NM312", position, f"port {port} twice", cause=cause, fix=fix)
     telemetry = manifest.telemetry
     if telemetry is not None and telemetry.otlp is not None:
         checked_listen(telemetry.otlp.value, telemetry.otlp.position, "telemetry.otlp", reporter)
@@ -143,7 +160,7 @@ def _gateway_ports(manifest: Manifest, overrides: Overrides, reporter: Reporter)
         text, where = overrides.gateway_listen, "--gateway-listen"
     found = checked_listen(text, position, where, reporter)
     if found is not None:
-        yield found[1], "the gateway"
+        yield found[1], f"line {position.line}: the gateway" if where == "gateway.listen" else f"the gateway ({where})"
 
 
 def _application_port(entry: Entry[ServiceEntry], reporter: Reporter) -> int | None:

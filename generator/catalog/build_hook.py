@@ -1,6 +1,7 @@
 """Build hook: makes at install what is never committed: stubs, their `.pyi`, and two descriptor sets.
 
 - `protos/**/*_pb2.py`, `*_pb2.pyi`, `*_pb2_grpc.py`, `*_pb2_grpc.pyi` beside each `.proto`;
+- the same for `services/lightning/lnd/wire/*.proto`, lnd's API, which this mesh calls and does not serve;
 - `protos/buf/validate/validate_pb2.py`, because protovalidate's wheel has the rules' descriptor but no stub of it;
 - `generator/resources/data/validate.binpb`, that descriptor, so that protos which import it can be compiled;
 - `generator/resources/data/envoy.binpb`, every Envoy message that xds-protos knows. xds-protos is needed here only: at
@@ -26,6 +27,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 VALIDATE_PROTO = "buf/validate/validate.proto"
 DATA_DIRECTORY = Path("generator/resources/data")
+FOREIGN_PROTOS = Path("services/lightning/lnd/wire")
+"""Protos of programs that the services call outside the mesh; imported by their path below the repository."""
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]  # hatchling's own parameter is not exported
@@ -41,16 +44,21 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]  # hatchlin
 
 
 def make_stubs(root: Path) -> None:
-    """Write stubs for every `.proto` below `root/protos`. Raises RuntimeError with protoc's words when one is wrong."""
+    """Write stubs for every `.proto` of ours and of FOREIGN_PROTOS. Raises RuntimeError with protoc's words when one is wrong."""
     protos = root / "protos"
     validate = root / DATA_DIRECTORY / "validate.binpb"
     write(validate, validate_descriptor_set().SerializeToString(deterministic=True))
     names = sorted(str(path.relative_to(protos)) for path in (protos / "nipmesh").rglob("*.proto"))
+    protoc(protos, validate, [*outputs(protos, "python", "mypy", "grpc_python", "mypy_grpc"), *names])
+    protoc(protos, validate, [*outputs(protos, "python", "mypy"), VALIDATE_PROTO])
+    foreign = sorted(str(path.relative_to(root)) for path in (root / FOREIGN_PROTOS).glob("*.proto"))
+    protoc(root, validate, [*outputs(root, "python", "mypy", "grpc_python", "mypy_grpc"), *foreign])
+
+
+def outputs(folder: Path, *kinds: str) -> list[str]:
+    """Protoc's options to write these kinds of stubs beside the sources below `folder`."""
     plugins = [plugin_option(name) for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
-    messages = [*plugins, *(f"--{kind}_out={protos}" for kind in ("python", "mypy"))]
-    methods = [f"--{kind}_out={protos}" for kind in ("grpc_python", "mypy_grpc")]
-    protoc(protos, validate, [*messages, *methods, *names])
-    protoc(protos, validate, [*messages, VALIDATE_PROTO])
+    return [*plugins, *(f"--{kind}_out={folder}" for kind in kinds)]
 
 
 def protoc(protos: Path, validate: Path, arguments: list[str]) -> None:

@@ -24,7 +24,8 @@ from generator.model import Method
 COMPLAINTS_MAX = 20
 """protoc's complaints that become findings; the rest mostly follow from the first ones."""
 PROTO_LINE_LENGTH_MAX = 120
-_COMPLAINT = re.compile(r"(?P<path>.+?\.proto):(?P<line>[0-9]+):(?P<column>[0-9]+): (?P<text>.*)")
+COMPLAINT = re.compile(r"(?P<path>.+?\.proto):(?P<line>[0-9]+):(?P<column>[0-9]+): (?P<text>.*)")
+"""One line of what protoc says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,7 @@ def _complain(complaints: str, roots: Mapping[Located[str], Path], reporter: Rep
     """Turn protoc's lines into findings at the folder they stem from."""
     count = 0
     for line in complaints.splitlines():
-        match = _COMPLAINT.fullmatch(line)
+        match = COMPLAINT.fullmatch(line)
         if match is None or match["text"].startswith("warning:"):
             continue
         count += 1
@@ -111,7 +112,7 @@ def _complain(complaints: str, roots: Mapping[Located[str], Path], reporter: Rep
             return
         folder, shown, quote = _place(Path(match["path"]), int(match["line"]), roots)
         message = f"{shown}:{match['line']}:{match['column']}: {printable(match['text'])}"
-        reporter.report("NM202", folder, message, cause=quote, fix=_fix(match["text"]))
+        reporter.report("NM202", folder, message, cause=quote, fix=fix_of(match["text"]))
     if count == 0:
         first = next(iter(roots)).position
         words = "; ".join(printable(line) for line in complaints.splitlines()[:COMPLAINTS_MAX]) or "protoc said nothing"
@@ -131,7 +132,8 @@ def _place(path: Path, line: int, roots: Mapping[Located[str], Path]) -> tuple[P
     return next(iter(roots)).position, printable(str(path)), "protoc refuses this file"
 
 
-def _fix(text: str) -> str:
+def fix_of(text: str) -> str:
+    """Say what helps against one of protoc's complaints."""
     if "was not found" in text or "File not found" in text:
         return "correct the import's path, or add the folder that holds it to `protos`"
     return "correct the .proto file"

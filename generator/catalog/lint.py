@@ -1,4 +1,4 @@
-"""Lints the project's own protos with buf: `python -m generator.catalog.lint`.
+"""Lints the project's own protos with buf: `python -m generator.catalog.lint`. Those of others are only formatted.
 
 buf reads an image, because the validation rules' `.proto` is in no package here: only their descriptor is.
 """
@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from generator.catalog.build_hook import DATA_DIRECTORY, protoc
+from generator.catalog.build_hook import DATA_DIRECTORY, FOREIGN_PROTOS, protoc
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,8 +25,11 @@ def lint(root: Path) -> int:
         options = ["--include_imports", "--include_source_info", f"--descriptor_set_out={image}"]
         protoc(protos, root / DATA_DIRECTORY / "validate.binpb", [*options, *names])
         rules = subprocess.run([buf, "lint", str(image), "--config", str(protos / "buf.yaml")], check=False)
-    form = subprocess.run([buf, "format", "-d", "--exit-code", str(protos)], check=False)
-    return rules.returncode or form.returncode
+    forms = [
+        subprocess.run([buf, "format", "-d", "--exit-code", str(folder)], check=False)
+        for folder in (protos, root / FOREIGN_PROTOS)
+    ]
+    return rules.returncode or max(form.returncode for form in forms)
 
 
 if __name__ == "__main__":

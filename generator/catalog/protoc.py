@@ -20,6 +20,7 @@ FILES_MAX = 10_000
 OUTPUT_BYTES_MAX = 256 * 1024 * 1024
 COMPLAINTS_CHARACTERS_MAX = 200_000
 COMPILE_SECONDS_MAX = 60.0
+NODE_PACKAGES = "node_modules"
 VALIDATE_PROTO = "buf/validate/validate.proto"
 VALIDATE_DESCRIPTORS = Path(__file__).resolve().parents[1] / "resources" / "data" / "validate.binpb"
 """`buf/validate/validate.proto` and its imports; made at install."""
@@ -64,15 +65,20 @@ class Source:
 
 
 def find_sources(root: Path) -> tuple[Source, ...]:
-    """Every .proto below the folder except in hidden ones, sorted. Raises OSError, TooManyFilesError."""
+    """Every .proto below the folder, sorted, except in folders that are passed over. Raises OSError, TooManyFilesError."""
     found: list[Source] = []
     for folder, folders, files in os.walk(root, onerror=_raise):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_passed_over(Path(folder), name))
         below = Path(folder).relative_to(root)
         found.extend(Source(root=root, name=(below / name).as_posix()) for name in files if name.endswith(".proto"))
         if len(found) > FILES_MAX:
             raise TooManyFilesError(f"more than {FILES_MAX} .proto files")
     return tuple(sorted(found, key=lambda source: source.name))
+
+
+def is_passed_over(above: Path, name: str) -> bool:
+    """Whether nothing in this folder is the project's own: hidden, npm's packages, or a virtual environment of Python."""
+    return name.startswith(".") or name == NODE_PACKAGES or (above / name / "pyvenv.cfg").exists()
 
 
 def _raise(error: OSError) -> None:

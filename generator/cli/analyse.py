@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from generator.analysis import Analysis, Overrides, check_manifest
+from generator.analysis import Analysis, Output, Overrides, check_manifest
 from generator.cli.main import EXIT_FAILURE
 from generator.manifest import Finding, Severity
 from generator.model import Mesh
@@ -31,9 +31,9 @@ def summary(findings: Iterable[Finding]) -> str:
     return ", ".join(f"{count} {severity.value}{'' if count == 1 else 's'}" for severity, count in counts)
 
 
-def analysed(path: Path, overrides: Overrides | None = None) -> tuple[Mesh, Analysis]:
+def analysed(path: Path, overrides: Overrides | None = None, output: Output | None = None) -> tuple[Mesh, Analysis]:
     """Return the mesh of a sound manifest; otherwise print its findings to stderr and end with exit code 1."""
-    analysis = check_manifest(path, overrides=overrides or Overrides())
+    analysis = check_manifest(path, overrides=overrides or Overrides(), output=output)
     if analysis.mesh is None:
         print_findings(analysis.findings, err=True)
         click.echo(f"{path}: {summary(analysis.findings)}", err=True)

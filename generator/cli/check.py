@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from generator.analysis import check_manifest
+from generator.analysis import Output, check_manifest
 from generator.cli.analyse import print_findings, summary
 from generator.cli.main import EXIT_FAILURE, Invocation
 from generator.model import Mesh
@@ -14,14 +14,19 @@ from generator.model import Mesh
 
 @click.command()
 @click.option("--no-envoy", is_flag=True, help="Leave out Envoy's validation of every workload.")
+@click.option(
+    "--target",
+    type=click.Choice([output.value for output in Output]),
+    help="Also report what `nipmesh up`, containers or units cannot do with it.",
+)
 @click.pass_obj
-def command(invocation: Invocation, no_envoy: bool) -> None:
+def command(invocation: Invocation, no_envoy: bool, target: str | None) -> None:
     """Report everything that is wrong with the manifest.
 
     All findings come at once. Without errors the configuration of every workload is rendered, checked, and shown to
     Envoy itself. Exit code 1 when there is an error.
     """
-    analysis = check_manifest(invocation.manifest)
+    analysis = check_manifest(invocation.manifest, output=None if target is None else Output(target))
     print_findings(analysis.findings)
     click.echo(f"{invocation.manifest}: {summary(analysis.findings)}")
     if analysis.mesh is None:

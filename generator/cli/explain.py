@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from itertools import groupby
@@ -10,12 +11,13 @@ import click
 
 from generator.cli.analyse import analysed
 from generator.cli.main import EXIT_FAILURE, Invocation
+from generator.cli.names import subjects
 from generator.manifest.finding import did_you_mean, quoted
 from generator.model.recording import Decision
 
 
 @click.command()
-@click.argument("subject", required=False, metavar="[SERVICE[/METHOD]]")
+@click.argument("subject", required=False, metavar="[SERVICE[/METHOD]]", shell_complete=subjects)
 @click.pass_obj
 def command(invocation: Invocation, subject: str | None) -> None:
     """Print each computed setting with its reason.
@@ -36,7 +38,7 @@ def concerns(decision: Decision, subject: str) -> bool:
     """Whether a decision is about the subject, which may leave out package and protobuf service, or about an edge of it."""
     service, _, method = subject.partition("/")
     owner, _, path = decision.subject.partition("/")
-    if service not in owner.split(" -> "):
+    if service not in re.split(" -> | <- ", owner):
         return False
     return not method or path == method or path.endswith((f"/{method}", f".{method}"))
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import click
 
 from generator.cli.main import EXIT_FAILURE, Invocation
+from generator.cli.names import log_names
 
 LINES_DEFAULT = 50
 
 
 @click.command(help="Print the logs of SERVICE (or `gateway`, or `supervisor`), also of a mesh that has ended.")
-@click.argument("service")
+@click.argument("service", shell_complete=log_names)
 @click.option("--follow", is_flag=True, help="Go on printing what is added, until Ctrl-C.")
 @click.option("--sidecar", is_flag=True, help="The sidecars' logs instead of the applications'.")
 @click.option("--replica", type=click.IntRange(min=0), help="Only this replica.")

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -36,16 +37,25 @@ class Entry:
 
 COMMANDS: dict[str, Entry] = {
     "apply": Entry(module="generator.cli.apply", help="Change the running mesh to what the manifest says now."),
+    "certificates": Entry(module="generator.cli.certificates", help="Renew, sign and list certificates without `up`."),
     "check": Entry(module="generator.cli.check", help="Report everything that is wrong with the manifest."),
+    "completion": Entry(
+        module="generator.cli.completion", help="Print the script that lets a shell complete commands."
+    ),
     "descriptors": Entry(module="generator.cli.descriptors", help="Write the exposed methods as a descriptor set."),
     "doctor": Entry(module="generator.cli.doctor", help="Check this machine: Envoy, ports, sockets, clock, keys."),
     "down": Entry(module="generator.cli.down", help="Stop the running mesh and leave nothing behind."),
+    "events": Entry(module="generator.cli.events", help="Show how far events are; replay, discard and follow them."),
     "explain": Entry(module="generator.cli.explain", help="Print each computed default with its reason."),
+    "host": Entry(module="generator.cli.host", help="Start and drain processes without `up`."),
+    "init": Entry(module="generator.cli.init", help="Write a manifest for the .proto files of this folder."),
     "logs": Entry(module="generator.cli.logs", help="Print the logs of a service."),
-    "render": Entry(module="generator.cli.render", help="Write the Envoy configuration of every workload."),
+    "render": Entry(module="generator.cli.render", help="Write Envoy's files, units of systemd, or Compose's file."),
     "restart": Entry(module="generator.cli.restart", help="Restart a service, one replica after the other."),
+    "sagas": Entry(module="generator.cli.sagas", help="Show work in several steps that is not done, and why."),
     "scale": Entry(module="generator.cli.scale", help="Change how many replicas of a service run."),
     "schema": Entry(module="generator.cli.schema", help="Print the JSON Schema of the manifest, for editors."),
+    "secrets": Entry(module="generator.cli.secrets", help="Make keys and generated secrets without `up`."),
     "status": Entry(module="generator.cli.status", help="Show what runs and how it feels."),
     "token": Entry(module="generator.cli.token", help="Mint a token for development."),
     "up": Entry(module="generator.cli.up", help="Run the mesh on this machine."),
@@ -68,6 +78,12 @@ class LazyGroup(click.Group):
         command = import_module(entry.module).command
         assert isinstance(command, click.Command), entry.module
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete names from the table, and options as click does."""
+        names = (name for name in self.list_commands(ctx) if name.startswith(incomplete))
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [*(CompletionItem(name, help=COMMANDS[name].help) for name in names), *options]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table without importing a single command."""

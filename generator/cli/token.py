@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import sys
+from pathlib import Path
 
 import click
 
@@ -29,8 +30,13 @@ LIFETIME_S_MAX = 24 * 3600
     show_default=True,
     help="Seconds.",
 )
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder with the mesh's keys; by default `.nipmesh` beside the manifest.",
+)
 @click.pass_obj
-def command(invocation: Invocation, subject: str, role: str | None, lifetime: int) -> None:
+def command(invocation: Invocation, subject: str, role: str | None, lifetime: int, state: Path | None) -> None:
     """Mint with the key in `.nipmesh`, which is made when there is none yet."""
     from generator.outputs.local.paths import StatePaths
     from generator.pki import DamagedFileError, TokenClaims, TokenKey
@@ -50,7 +56,8 @@ def command(invocation: Invocation, subject: str, role: str | None, lifetime: in
         role=role,
     )
     try:
-        key = TokenKey.open(StatePaths.beside(invocation.manifest).token_key)
+        paths = StatePaths.beside(invocation.manifest) if state is None else StatePaths(root=state)
+        key = TokenKey.open(paths.token_key)
     except (OSError, DamagedFileError) as error:
         click.echo(str(error), err=True)
         sys.exit(EXIT_FAILURE)

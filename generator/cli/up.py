@@ -113,10 +113,10 @@ def _run(manifest: Path, gateway_listen: str | None, timeout: float | None, on_r
 
 def _mesh(manifest: Path, overrides: Overrides) -> Mesh:
     """Analyse the manifest; raises UpError with all its findings when it has errors."""
-    from generator.analysis import check_manifest
+    from generator.analysis import Output, check_manifest
     from generator.outputs.local.lock import UpError
 
-    analysis = check_manifest(manifest, overrides=overrides)
+    analysis = check_manifest(manifest, overrides=overrides, output=Output.UP)
     if analysis.mesh is None:
         raise UpError("\n".join(str(finding) for finding in analysis.findings))
     for finding in analysis.findings:

@@ -16,6 +16,8 @@ TIMEOUT_S = 2.0
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 """`/clusters` of 1,000 services x 10 replicas is about 12 MB."""
 HTTP_OK = 200
+ACTIVE_CALLS = "downstream_rq_active$"
+ADMIN_PREFIX = "http.admin."
 
 
 class AdminError(Exception):
@@ -66,6 +68,12 @@ async def is_ready(socket: Path) -> bool:
         return (await request(socket, "/ready")).status == HTTP_OK
     except (OSError, TimeoutError, AdminError):
         return False
+
+
+async def calls_run(socket: Path) -> bool:
+    """Whether any call is under way through it, those to the admin interface aside."""
+    active = await gauges(socket, ACTIVE_CALLS)
+    return any(count for name, count in active.items() if not name.startswith(ADMIN_PREFIX))
 
 
 async def gauges(socket: Path, pattern: str) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Every finding code with its title: the one table. Codes are never reused; hundreds are rooms.
 
 0xx the file and its YAML, 1xx one value, 2xx protobufs, 3xx services and calls, 4xx the gateway, 5xx traffic,
-6xx files and environment, 7xx what Envoy says, 8xx what a running mesh says.
+6xx files and environment, 7xx what Envoy says, 8xx what a running mesh says, 9xx events.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ CODES: Final[dict[str, str]] = {
     "NM107": "not a valid name or value",
     "NM108": "too many or too few entries",
     "NM109": "not a command line",
+    "NM110": "placeholder that is still to be filled in",
     "NM201": "protobuf folder not found or unreadable",
     "NM202": "protobuf files do not compile",
     "NM203": "the protobuf compiler is missing or broke",
@@ -77,10 +78,20 @@ CODES: Final[dict[str, str]] = {
     "NM604": "environment variable set twice",
     "NM605": "environment file with a wrong line",
     "NM606": "certificate or key that cannot be used",
+    "NM607": "secret without content",
+    "NM608": "hosts that do not fit the mesh",
+    "NM609": "setting that the output cannot express",
+    "NM612": "volume",
+    "NM613": "service without an image",
     "NM701": "Envoy refuses the configuration",
     "NM702": "configuration could not be rendered",
     "NM703": "Envoy is missing or broke",
     "NM801": "change that a running mesh cannot take",
     "NM802": "change that the running mesh refused",
+    "NM901": "events of an unknown service",
+    "NM902": "events without a place for them",
+    "NM903": "service that hears itself",
+    "NM904": "type of event listed twice",
+    "NM905": "cluster of events",
 }
 """Code to title."""

@@ -98,6 +98,7 @@ def read_text(path: Path, reporter: Reporter) -> str | None:
         reason = getattr(error, "strerror", None) or str(error)
         cause = f"opening it failed: {reason}"
         fix = "name the file with `nipmesh -f FILE`, or run in its folder"
+        fix += "; `nipmesh init` writes one" if isinstance(error, FileNotFoundError) else ""
         reporter.report("NM001", START, "cannot read the manifest", cause=cause, fix=fix)
         return None
     return decode(raw, reporter)

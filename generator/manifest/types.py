@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from generator.manifest.collections import Either, ListOf, MapOf, RecordOf, Shorthand, key
+from generator.manifest.events import CONSUMES, EVENTS, PATH, EventsEntry
 from generator.manifest.kinds import Boolean, Command, Duration, EnvironmentValue, Number, Text
 from generator.manifest.policies import METHOD, METHODS_MAX, NAME, REASON
+from generator.manifest.process import PROBE, RESOURCES, VOLUMES, VOLUMES_MAX, ProbeEntry, ResourcesEntry
 from generator.manifest.traffic import EdgeTraffic, ExternalTraffic, MeshTraffic, Traffic
 from generator.manifest.values import Entry, Located, Record
 
@@ -20,7 +22,6 @@ REPLICAS_MAX = 100
 """Replicas on one machine; each is two processes."""
 PROTOS_MAX = 32
 VARIABLES_MAX = 200
-PATH_LENGTH_MAX = 1_024
 ROLES_MAX = 100
 SECRET_BYTES_MIN = 16
 SECRET_BYTES_MAX = 4_096
@@ -33,9 +34,6 @@ DOMAIN: Final = Text(
     pattern=r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
     length_max=200,
     rule="a trust domain has lower-case letters, digits, hyphens and dots, like a DNS name",
-)
-PATH: Final = Text(
-    word="a path", pattern=r".+", length_max=PATH_LENGTH_MAX, rule="a path is relative to the manifest, or absolute"
 )
 PROTOBUF_SERVICE: Final = Text(
     word="a protobuf service like `shop.v1.OrderService`",
@@ -209,6 +207,12 @@ class ServiceEntry(Record):
     calls: tuple[Entry[CallsEntry], ...] = key(
         CALLS, "Which methods of which services it calls; everything else is denied.", default="nothing"
     )
+    consumes: tuple[Entry[tuple[Located[str], ...]], ...] = key(
+        CONSUMES,
+        "Which types of events it hears of which services; everything else is denied. Every service may publish, under its own "
+        "name only.",
+        default="nothing",
+    )
     external: tuple[Located[str], ...] = key(
         ListOf(item=NAME, count_max=100, word="a list of external hosts"),
         "The external hosts without `serves` that it connects to; for those with `serves` write their methods in `calls`.",
@@ -252,6 +256,22 @@ class ServiceEntry(Record):
     )
     cwd: Located[str] | None = key(PATH, "The working directory.", default="the manifest's folder")
     image: Located[str] | None = key(IMAGE, "The container image, for outputs that run containers.")
+    volumes: tuple[Located[str], ...] = key(
+        VOLUMES,
+        "Folders that the program sees, for outputs that run containers: one of the mesh's volumes by its name, or a folder beside the "
+        "manifest; `:ro` at the end forbids writing.",
+        default="none but its own data",
+    )
+    resources: ResourcesEntry | None = key(
+        RESOURCES,
+        "What one replica may use at most.",
+        default="no limits",
+    )
+    probe: ProbeEntry | None = key(
+        PROBE,
+        "When a replica counts as ready, and when as dead.",
+        default="gRPC's health protocol, every second",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -364,6 +384,14 @@ class Manifest(Record):
         "The services.",
         required=True,
         example="{orders: {run: python -m orders, serves: [shop.v1.OrderService]}}",
+    )
+    volumes: tuple[Located[str], ...] = key(
+        ListOf(item=NAME, count_max=VOLUMES_MAX, word="a list of names"),
+        "Volumes that services share and that outlive them, for outputs that run containers.",
+        default="none",
+    )
+    events: Located[str] | EventsEntry | None = key(
+        EVENTS, "Where services publish events and hear those of others.", default="no events"
     )
     zones: tuple[Located[str], ...] = key(
         ListOf(item=NAME, count_max=20, word="a list of zones"),

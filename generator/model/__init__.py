@@ -1,5 +1,6 @@
 """The intermediate representation: what the user meant, every default decided, and no Envoy word in it."""
 
+from generator.model.events import Cluster, Events, Hearing
 from generator.model.mesh import (
     Authentication,
     Destination,
@@ -53,6 +54,7 @@ from generator.model.policies import (
     SuccessRate,
     TrafficPolicy,
 )
+from generator.model.process import Probe, Resources, Volume
 
 __all__ = [
     "CONSISTENT",
@@ -62,8 +64,10 @@ __all__ = [
     "Authentication",
     "Balancer",
     "CircuitBreaker",
+    "Cluster",
     "Destination",
     "Edge",
+    "Events",
     "External",
     "ExternalTls",
     "FailurePercentage",
@@ -75,6 +79,7 @@ __all__ = [
     "HashOn",
     "HeaderChanges",
     "HealthCheck",
+    "Hearing",
     "Hedging",
     "Idempotency",
     "Keepalive",
@@ -85,9 +90,11 @@ __all__ = [
     "MethodPolicy",
     "OutlierDetection",
     "Placement",
+    "Probe",
     "Rate",
     "RateLimit",
     "ReplicaPlacement",
+    "Resources",
     "RetryCondition",
     "RetryPolicy",
     "RoleRule",
@@ -102,4 +109,5 @@ __all__ = [
     "TlsFiles",
     "TrafficPolicy",
     "UnixAddress",
+    "Volume",
 ]

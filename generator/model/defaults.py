@@ -19,6 +19,8 @@ MINUTE_MS = 60 * SECOND_MS
 HOUR_MS = 60 * MINUTE_MS
 
 REPLICAS = 2
+EVENTS_RETENTION_MS = 7 * 24 * HOUR_MS
+EVENTS_BYTES_MAX = 4 * 1024**3
 GATEWAY_LISTEN = "127.0.0.1:8080"
 DEADLINE_MS = 10 * SECOND_MS
 IDLE_TIMEOUT_MS = 5 * MINUTE_MS
@@ -360,6 +362,27 @@ def audience(mesh: str) -> Decided[str]:
 def gateway_listen() -> Decided[str]:
     """Where the edge listens."""
     return Decided(value=GATEWAY_LISTEN, reason="this machine only")
+
+
+def events_server(mesh: str) -> Decided[str]:
+    """The stream of a server that the runner starts."""
+    return Decided(value=mesh, reason="`nipmesh up` starts the server and makes the stream, named like the mesh")
+
+
+def events_cluster(mesh: str) -> Decided[str]:
+    """The stream in a cluster that others run."""
+    return Decided(value=mesh, reason="named like the mesh, in the cluster of `events.url`")
+
+
+def events_retention_ms() -> Decided[int]:
+    """How long events are kept."""
+    return Decided(value=EVENTS_RETENTION_MS, reason="a consumer that stood still over a long weekend misses nothing")
+
+
+def events_bytes_max() -> Decided[int]:
+    """How much is kept."""
+    reason = "4 GiB; when it is full new events wait in the outboxes, and nothing is lost"
+    return Decided(value=EVENTS_BYTES_MAX, reason=reason)
 
 
 def count(replica_count: int) -> str:

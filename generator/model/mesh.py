@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from generator.model.events import Events, Hearing
 from generator.model.policies import (
     Faults,
     HashOn,
@@ -16,9 +17,12 @@ from generator.model.policies import (
     Routing,
     TrafficPolicy,
 )
+from generator.model.process import Probe, Resources, Volume
 
 GATEWAY = "gateway"
 """Name of the edge in SPIFFE ids, edges and folders; no service may be called so."""
+
+LOOPBACK_BEGINS = "127."
 
 SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 """Where Debian and most others keep the authorities that a system trusts; a fixed path, since no output depends on a machine."""
@@ -139,6 +143,8 @@ class Service:
     """Edges to hosts outside that speak gRPC."""
     external_connections: tuple[str, ...]
     """Hosts outside that speak something else."""
+    consumes: tuple[Hearing, ...]
+    """What it hears of whom, sorted by publisher; whatever is not here is denied."""
     traffic: TrafficPolicy
     listen_port: int | None
     """Loopback TCP port of a foreign application that cannot listen on a Unix socket; None: Unix socket."""
@@ -147,6 +153,9 @@ class Service:
     secrets: tuple[Secret, ...]
     working_directory: Path | None
     image: str | None
+    volumes: tuple[Volume, ...] = ()
+    resources: Resources = field(default_factory=Resources)
+    probe: Probe = field(default_factory=Probe)
 
     @property
     def service_names(self) -> tuple[str, ...]:
@@ -261,6 +270,9 @@ class Mesh:
     externals: tuple[External, ...]
     """Sorted by name."""
     telemetry: Telemetry
+    events: Events | None
+    volumes: tuple[str, ...] = ()
+    """Names of volumes that services share, in the order of the manifest."""
     descriptor_set: bytes
     """The user's protobufs as a serialized `google.protobuf.FileDescriptorSet`, imports included."""
     _services: dict[str, Service] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -271,6 +283,14 @@ class Mesh:
         if not self._services:
             self._services.update({service.name: service for service in self.services})
         return self._services[name]
+
+    @property
+    def written_ports(self) -> frozenset[int]:
+        """The TCP ports that the manifest names on this machine: what is chosen for the mesh must leave them free."""
+        listening = {service.listen_port for service in self.services}
+        edge = {self.gateway.listen_port} if self.gateway is not None else set()
+        outside = {external.port for external in self.externals if external.host.startswith(LOOPBACK_BEGINS)}
+        return frozenset(port for port in {*listening, *edge, *outside, self.telemetry.otlp_port} if port is not None)
 
     @property
     def connected(self) -> tuple[str, ...]:

@@ -51,6 +51,8 @@ class ReplicaPlacement:
     """Folder with `..data/{tls.crt,tls.key,ca.crt}`; `..data` is a symbolic link that is swapped at renewal."""
     in_rotation: bool
     """Whether callers send it traffic: false before it is ready and while it drains."""
+    found_at: str | None = None
+    """The address at which callers find `inbound`, by number, where a sidecar listens on all of its own."""
     external: tuple[tuple[str, Address], ...] = ()
     """Where the sidecar takes connections to hosts outside that speak no gRPC, by name; sorted."""
 

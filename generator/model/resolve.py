@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from generator.manifest.events import EventsEntry
 from generator.manifest.types import ExternalEntry, GatewayEntry, Generate, Manifest, ServiceEntry
 from generator.manifest.types import ExternalTls as ExternalTlsEntry
 from generator.manifest.values import Entry, Located
-from generator.model import defaults
+from generator.model import defaults, needs
 from generator.model.defaults import Decided
+from generator.model.events import EVENTS, Cluster, Events, Hearing
 from generator.model.links import Links
 from generator.model.mesh import (
     GATEWAY,
@@ -91,6 +93,8 @@ class _Resolver:
             gateway=self._gateway(),
             externals=tuple(self._external(name, entry) for name, entry in self.outside.items()),
             telemetry=self._telemetry(),
+            events=self._events(),
+            volumes=tuple(volume.value for volume in self.manifest.volumes),
             descriptor_set=descriptor_set,
         )
         return Resolution(
@@ -160,13 +164,17 @@ class _Resolver:
             callers=self._callers(role),
             external_calls=self._edges(name, self.links.external_calls.get(name, {})),
             external_connections=tuple(sorted(external.value for external in base.external)),
+            consumes=self._consumes(name, base),
             traffic=self.policies.service(name, role),
             listen_port=parse_listen(entry.listen.value)[1] if entry.listen else None,
             environment=tuple(sorted(environment.items())),
             environment_file=self._path(entry.env_file or base.env_file),
             secrets=tuple(self._secret(secrets[variable]) for variable in sorted(secrets)),
             working_directory=self._path(entry.cwd or base.cwd),
-            image=entry.image.value if entry.image else None,
+            image=image.value if (image := entry.image or base.image) else None,
+            volumes=needs.volumes(entry, base, self.base),
+            resources=needs.resources(self.recorder, name, entry.resources, base.resources),
+            probe=needs.probe(self.recorder, name, entry.probe, base.probe),
         )
 
     def _edges(self, caller: str, calls: Mapping[str, tuple[Method, ...]]) -> tuple[Edge, ...]:
@@ -270,6 +278,42 @@ class _Resolver:
             return Telemetry(otlp_host=None, otlp_port=None)
         host, port = parse_listen(entry.otlp.value)
         return Telemetry(otlp_host=host, otlp_port=port)
+
+    def _consumes(self, name: str, base: ServiceEntry) -> tuple[Hearing, ...]:
+        """What a service hears; a version hears with its service, as the same consumer."""
+        found = []
+        for entry in sorted(base.consumes, key=_key):
+            types = tuple(sorted({written.value for written in entry.value}))
+            decided = Decided(value=types, reason=from_line(entry.key.position.line))
+            self.recorder.take(f"{name} <- {entry.key.value}", "consumes", decided)
+            found.append(Hearing(publisher=entry.key.value, types=types))
+        return tuple(found)
+
+    def _events(self) -> Events | None:
+        written = self.manifest.events
+        if written is None:
+            return None
+        entry = written if isinstance(written, EventsEntry) else EventsEntry(server=written, position=written.position)
+        server = defaults.events_server(self.name) if entry.url is None else defaults.events_cluster(self.name)
+        self.recorder.take(EVENTS, "stream", server)
+        retention_ms = self._number(EVENTS, "retention_ms", entry.retention, defaults.events_retention_ms())
+        bytes_max = self._number(EVENTS, "max_bytes", entry.max_bytes, defaults.events_bytes_max())
+        return Events(cluster=self._cluster(entry), retention_ms=retention_ms, bytes_max=bytes_max)
+
+    def _cluster(self, entry: EventsEntry) -> Cluster | None:
+        if entry.url is None:
+            return None
+        written = entry.credentials
+        everybody = self._path(written) if isinstance(written, Located) else None
+        own = sorted(written, key=_key) if isinstance(written, tuple) else ()
+        files = ((one.key.value, self._path(one.value)) for one in own)
+        return Cluster(
+            url=entry.url.value,
+            ca=self._path(entry.ca),
+            credentials=everybody,
+            service_credentials=tuple((name, path) for name, path in files if path is not None),
+            admin=self._path(entry.admin),
+        )
 
 
 def _callers_by_callee(links: Links) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from generator.pki.authority import Authority, AuthorityKey, DamagedFileError
 from generator.pki.leaf import Leaf, issue_leaf
+from generator.pki.nkeys import UserKey
 from generator.pki.private import PrivateBytes, private_directory, write_private
 from generator.pki.store import installed_leaf, publish_leaf
 from generator.pki.token import TokenClaims, TokenKey
@@ -14,6 +15,7 @@ __all__ = [
     "PrivateBytes",
     "TokenClaims",
     "TokenKey",
+    "UserKey",
     "installed_leaf",
     "issue_leaf",
     "private_directory",

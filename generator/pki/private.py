@@ -38,13 +38,13 @@ def private_directory(path: Path) -> Path:
     return path
 
 
-def write_private(path: Path, content: PrivateBytes | bytes) -> None:
+def write_private(path: Path, content: PrivateBytes | bytes, mode: int = FILE_MODE) -> None:
     """Write a 0600 file in one step: a reader sees the old content or the new, never a part. Raises OSError."""
     data = content.reveal() if isinstance(content, PrivateBytes) else content
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), FILE_MODE)
+            os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

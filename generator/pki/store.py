@@ -7,6 +7,7 @@ until the next renewal: Envoy may be reading through the old link in the moment 
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -22,14 +23,17 @@ PRIVATE_KEY = "tls.key"
 AUTHORITIES = "ca.crt"
 
 
-def publish_leaf(directory: Path, leaf: Leaf) -> None:
-    """Make `leaf` the current one of the workload whose folder this is. Raises OSError."""
+def publish_leaf(directory: Path, leaf: Leaf, owner: tuple[int, int] | None = None) -> None:
+    """Make `leaf` the current one of the workload whose folder this is. `owner`: the ids to whom it is given. Raises OSError."""
     private_directory(directory)
     before = _current_name(directory)
     fresh = Path(tempfile.mkdtemp(dir=directory, prefix=f"..{leaf.issued:%Y_%m_%d_%H_%M_%S}."))
     write_private(fresh / CERTIFICATE, leaf.certificate_pem)
     write_private(fresh / PRIVATE_KEY, leaf.private_key_pem)
     write_private(fresh / AUTHORITIES, leaf.authorities_pem)
+    if owner is not None:
+        for path in (*fresh.iterdir(), fresh, directory):
+            os.chown(path, *owner)
     link = directory / "..data.new"
     link.unlink(missing_ok=True)
     link.symlink_to(fresh.name)

@@ -6,7 +6,7 @@ from generator.model import Authentication, Gateway, GatewayPlacement, Mesh, Pla
 from generator.model.mesh import GATEWAY
 from generator.render import names
 from generator.render.calls import counted, filters_of, outgoing_calls
-from generator.render.sidecar import OVERLOAD_EXPRESSION, STATS_TARGET, common, scrape
+from generator.render.sidecar import OVERLOAD_EXPRESSION, READY_PAGE, STATS_TARGET, common, scrape
 from generator.render.views import (
     AuthenticationView,
     ClaimView,
@@ -60,7 +60,7 @@ def gateway_workload(mesh: Mesh, placement: Placement, gateway: Gateway, edge: G
 
 
 def _listeners(scene: Scene, gateway: Gateway, edge: GatewayPlacement) -> tuple[Resource, ...]:
-    pages = (PageView(path="/metrics/envoy", cluster=names.CLUSTER_ADMIN, target=STATS_TARGET),)
+    pages = (PageView(path="/metrics/envoy", cluster=names.CLUSTER_ADMIN, target=STATS_TARGET), READY_PAGE)
     listener = resource(
         ResourceType.LISTENER,
         "listener_gateway",

@@ -66,6 +66,10 @@ TOO_LARGE_MESSAGE = "the request is longer than the manifest allows"
 STREAM_RESET_MESSAGE = "the application refused the bytes of this call"
 
 
+READY_PAGE = PageView(path="/ready", cluster=names.CLUSTER_ADMIN, target="/ready")
+"""Whether this Envoy has what it needs; 503 before. For whoever starts containers and has nothing that speaks to sockets."""
+
+
 def sidecar(mesh: Mesh, placement: Placement, replica: ReplicaPlacement, zone: str | None) -> WorkloadResources:
     """Everything that the sidecar of one replica is told.
 
@@ -97,6 +101,7 @@ def _listeners(scene: Scene, service: Service, replica: ReplicaPlacement) -> tup
     pages = (
         PageView(path="/metrics/app", cluster=names.CLUSTER_APPLICATION_METRICS, target=METRICS_TARGET),
         PageView(path="/metrics/envoy", cluster=names.CLUSTER_ADMIN, target=STATS_TARGET),
+        READY_PAGE,
     )
     listeners = [egress_listener(scene, service, replica), inbound_listener(scene, service, replica)]
     listeners += [_external_listener(name, address) for name, address in replica.external]

@@ -200,7 +200,9 @@ def localities_of(
 def _endpoint(callee: Service, replica: ReplicaPlacement) -> EndpointView:
     weights = callee.traffic.load_balancing.weights
     weight = weights[replica.index] if replica.index < len(weights) else 1
-    return EndpointView(name=replica.name, host=replica.inbound.host, port=replica.inbound.port, weight=weight)
+    return EndpointView(
+        name=replica.name, host=replica.found_at or replica.inbound.host, port=replica.inbound.port, weight=weight
+    )
 
 
 def local_cluster(name: str, address: Address | None, *, is_http2: bool) -> Resource:

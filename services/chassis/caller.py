@@ -6,9 +6,11 @@ SPIFFE id is a fact. Claims of the user's token are believed only when that peer
 
 from __future__ import annotations
 
+import functools
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
@@ -19,6 +21,8 @@ PEER_HEADER: Final = "x-forwarded-client-cert"
 """Set by the sidecar (SANITIZE_SET): one element with the peer's `URI`."""
 OPERATOR: Final = "operator"
 """The role that LedgerService and other operators' methods need."""
+CALLERS_KEPT_MAX: Final = 1_024
+"""Callers whose headers need not be read again; about 1 KiB each."""
 _SUBJECT: Final = re.compile(r"[0-9a-f]{64}\Z")
 _EXPIRE_TIME: Final = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?\Z")
 _PAIR: Final = re.compile(r'([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^;,"]*)')
@@ -32,7 +36,8 @@ class Caller:
 
     `peer` is the SPIFFE id of the calling workload ("" when there is none: then nothing is believed). `service` is the service's name
     when the peer is one of this mesh. `subject` (64 hex: the user's public key), `roles` and `expire_time_s` (seconds since 1970; None:
-    not told) come from the token, through the gateway.
+    not told) come from the token, through the gateway. `agent`: what acts for the subject, when it is not the user who calls; see
+    `acting_for`.
     """
 
     peer: str = ""
@@ -41,11 +46,12 @@ class Caller:
     subject: str = ""
     roles: frozenset[str] = frozenset()
     expire_time_s: float | None = None
+    agent: str = ""
 
     @property
     def scope(self) -> str:
-        """Whose idempotency keys and page tokens these are: the token's subject, else the SPIFFE id."""
-        return self.subject or self.peer
+        """Whose idempotency keys and page tokens these are: the token's subject, else the SPIFFE id; an agent's are its own."""
+        return f"{self.agent}:{self.subject}" if self.agent else self.subject or self.peer
 
     @property
     def operator(self) -> bool:
@@ -69,43 +75,53 @@ class Identities:
 
     def caller(self, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
         """The caller that the metadata of a call proves. A header that is there twice proves nothing."""
-        values: dict[str, list[str]] = {}
+        names = (PEER_HEADER, self.subject_header, self.role_header, self.expire_time_header)
+        values: dict[str, list[str]] = {name: [] for name in names}
         for key, value in metadata:
-            if isinstance(value, str):
-                values.setdefault(key, []).append(value)
-        peer = _peer(values.get(PEER_HEADER, []))
-        if peer != self.gateway or not peer:
-            return Caller(peer=peer, service=self._service(peer))
-        return self._user(values) or Caller(peer=peer, gateway=True)
+            if key in values and isinstance(value, str):
+                values[key].append(value)
+        return _caller(self, *(tuple(values[name]) for name in names))
 
-    def _user(self, values: Mapping[str, list[str]]) -> Caller | None:
-        """Whom the claims name that the gateway sent; None when one of them is not what the gateway writes."""
-        subject = _single(values.get(self.subject_header, []))
-        expire_times = values.get(self.expire_time_header, [])
-        expire_time = _single(expire_times)
-        if _SUBJECT.match(subject) is None or (expire_times and _EXPIRE_TIME.match(expire_time) is None):
-            return None
-        return Caller(
-            peer=self.gateway,
-            gateway=True,
-            subject=subject,
-            roles=frozenset(re.split(r"[\s,]+", _single(values.get(self.role_header, [])))) - {""},
-            expire_time_s=float(expire_time) if expire_times else None,
-        )
-
-    def _service(self, peer: str) -> str:
+    def service(self, peer: str) -> str:
         """The name in `spiffe://<trust domain>/service/<name>`, or ""."""
         prefix = f"spiffe://{self.trust_domain}/service/"
         name = peer.removeprefix(prefix)
         return name if peer.startswith(prefix) and "/" not in name else ""
 
 
-def _single(values: list[str]) -> str:
+Values = tuple[str, ...]
+"""All values of one header."""
+
+
+@functools.lru_cache(CALLERS_KEPT_MAX)
+def _caller(identities: Identities, peers: Values, subjects: Values, roles: Values, expire_times: Values) -> Caller:
+    """Who says so, with these headers and no others: the same ones come with each call of a connection or a token."""
+    peer = _peer(peers)
+    if peer != identities.gateway or not peer:
+        return Caller(peer=peer, service=identities.service(peer))
+    return _user(peer, subjects, roles, expire_times) or Caller(peer=peer, gateway=True)
+
+
+def _user(gateway: str, subjects: Values, roles: Values, expire_times: Values) -> Caller | None:
+    """Whom the claims name that the gateway sent; None when one of them is not what the gateway writes."""
+    subject, expire_time = _single(subjects), _single(expire_times)
+    if _SUBJECT.match(subject) is None or (expire_times and _EXPIRE_TIME.match(expire_time) is None):
+        return None
+    return Caller(
+        peer=gateway,
+        gateway=True,
+        subject=subject,
+        roles=frozenset(re.split(r"[\s,]+", _single(roles))) - {""},
+        expire_time_s=float(expire_time) if expire_times else None,
+    )
+
+
+def _single(values: Sequence[str]) -> str:
     """The only value, or ""."""
     return values[0] if len(values) == 1 else ""
 
 
-def _peer(values: list[str]) -> str:
+def _peer(values: Values) -> str:
     """The SPIFFE id of an x-forwarded-client-cert header with exactly one element and one URI, else "".
 
     Two elements (a comma) mean that somebody forwarded the header instead of our sidecar setting it.
@@ -143,6 +159,24 @@ def current_caller() -> Caller:
 def set_current_call(call: CallInfo) -> None:
     """Say which call this context runs (the interceptor, and tests)."""
     _current.set(call)
+
+
+@contextmanager
+def acting_for(subject: str, *, agent: str, method: str) -> Iterator[None]:
+    """Run what a user's `method` ("/package.Service/Method") does, for the user `subject` (64 hex), who does not call.
+
+    Only for a service that lets nobody but a trusted peer say whom it acts for. The user's rows are seen, and no operator's; ids of
+    requests and page tokens have a scope of their own, "<agent>:<subject>". Peer and deadline stay those of the running call.
+    """
+    assert _SUBJECT.match(subject) is not None, "the request's rules demand a public key"
+    assert agent, "who acts has a name"
+    call = current_call()
+    caller = Caller(peer=call.caller.peer, service=call.caller.service, subject=subject, agent=agent)
+    before = _current.set(CallInfo(method=method, caller=caller, deadline_s=call.deadline_s))
+    try:
+        yield
+    finally:
+        _current.reset(before)
 
 
 def remaining_s() -> float | None:

@@ -12,16 +12,18 @@ the sidecar's work: it knows which methods may run twice.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import grpc
-from opentelemetry.instrumentation.grpc import aio_client_interceptors, client_interceptor
+from opentelemetry.instrumentation.grpc import client_interceptor
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Span, SpanKind
 
+from services.chassis import tracing
 from services.chassis.caller import remaining_s
 from services.chassis.errors import StartError
 from services.chassis.settings import ChassisSettings
+from services.chassis.tracing import CallTracer
 
 CALL_S_DEFAULT: Final = 10.0
 """Deadline of a unary call for which neither the caller nor the running call sets one: no call waits for ever."""
@@ -35,6 +37,9 @@ RECONNECT_MS_MIN: Final = 50
 """A sidecar that restarts is back within some hundred milliseconds."""
 RECONNECT_MS_MAX: Final = 1_000
 """Longest pause between two tries to connect."""
+
+CLIENT_FAULTS: Final = frozenset(grpc.StatusCode) - {grpc.StatusCode.OK}
+"""What makes a client's span an error."""
 
 CLIENT_OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -77,10 +82,9 @@ def open_channel_sync(*, target: str | None = None, authority: str | None = None
 
 
 def _open(target: str, authority: str, tracer_provider: TracerProvider | None) -> grpc.aio.Channel:
-    """An instrumented channel."""
-    tracing = aio_client_interceptors(tracer_provider)  # type: ignore[no-untyped-call]  # it carries no types
-    interceptors = [*deadline_interceptors(), *tracing]
-    return grpc.aio.insecure_channel(_required(target), options=_options(authority), interceptors=interceptors)
+    """A channel that passes deadline and trace on."""
+    inner = grpc.aio.insecure_channel(_required(target), options=_options(authority))
+    return MeshChannel(inner, CallTracer(tracer_provider))
 
 
 def _options(authority: str) -> tuple[tuple[str, int | str], ...]:
@@ -97,46 +101,98 @@ def _required(target: str) -> str:
     return target
 
 
-def _with_deadline(details: Any, default_s: float | None) -> grpc.aio.ClientCallDetails:  # gRPC's own class
-    """The call's details with a timeout within what the running call has left; a sidecar that restarts is waited for."""
-    limits = [limit for limit in (details.timeout, remaining_s()) if limit is not None]
-    timeout = min(limits) if limits else default_s
-    wait_for_ready = True if details.wait_for_ready is None else details.wait_for_ready
-    return grpc.aio.ClientCallDetails(details.method, timeout, details.metadata, details.credentials, wait_for_ready)
+def _metadata(given: Any, span: Span) -> grpc.aio.Metadata:  # None, pairs, or gRPC's own class
+    """The call's metadata and the span's, as the class that gRPC would make of them after asking what they are."""
+    return grpc.aio.Metadata(*(given or ()), *tracing.headers_of(span))
 
 
-class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
-    """Deadline of unary calls."""
-
-    async def intercept_unary_unary(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
-        """Pass the deadline on."""
-        return await continuation(_with_deadline(details, CALL_S_DEFAULT), request)
+def _timeout_s(timeout: float | None, default_s: float | None) -> float | None:
+    """A timeout within what the running call has left."""
+    limits = [limit for limit in (timeout, remaining_s()) if limit is not None]
+    return min(limits) if limits else default_s
 
 
-class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
-    """Deadline of server streams: none unless the running call has one."""
+class _Method:
+    """One method of a channel: passes deadline and trace on, in one step.
 
-    async def intercept_unary_stream(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
-        """Pass the deadline on."""
-        return await continuation(_with_deadline(details, None), request)
+    No interceptor: gRPC's asyncio makes a task of each call that has one.
+    """
+
+    def __init__(self, inner: Any, method: str, tracer: CallTracer, default_s: float | None) -> None:  # gRPC's callable
+        """`default_s`: the deadline where neither the caller nor the running call has one."""
+        self._inner = inner
+        self._method = method
+        self._tracer = tracer
+        self._default_s = default_s
+
+    def __call__(
+        self,
+        *request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:  # one of gRPC's four kinds of call
+        """Begin the call; a sidecar that restarts is waited for."""
+        span = self._tracer.start(self._method, SpanKind.CLIENT, tracing.current_parent())
+        call = self._inner(
+            *request,
+            timeout=_timeout_s(timeout, self._default_s),
+            metadata=_metadata(metadata, span),
+            credentials=credentials,
+            wait_for_ready=True if wait_for_ready is None else wait_for_ready,
+            compression=compression,
+        )
+        if span.is_recording():
+            call.add_done_callback(lambda over: tracing.end(span, tracing.code_of(over), None, faults=CLIENT_FAULTS))
+        return call
 
 
-class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
-    """Deadline of client streams: none unless the running call has one."""
+class MeshChannel(grpc.aio.Channel):
+    """A channel whose calls pass on what the running call has left of its deadline, and the trace."""
 
-    async def intercept_stream_unary(self, continuation: Callable[..., Any], details: Any, requests: Any) -> Any:
-        """Pass the deadline on."""
-        return await continuation(_with_deadline(details, None), requests)
+    def __init__(self, inner: grpc.aio.Channel, tracer: CallTracer) -> None:
+        """Wrap `inner`, which is closed with this one."""
+        self._inner = inner
+        self._tracer = tracer
 
+    async def __aenter__(self) -> Self:
+        """The channel itself."""
+        return self
 
-class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
-    """Deadline of streams both ways: none unless the running call has one."""
+    async def __aexit__(self, *_: object) -> None:
+        """Close, cutting running calls."""
+        await self.close()
 
-    async def intercept_stream_stream(self, continuation: Callable[..., Any], details: Any, requests: Any) -> Any:
-        """Pass the deadline on."""
-        return await continuation(_with_deadline(details, None), requests)
+    async def close(self, grace: float | None = None) -> None:
+        """Close once running calls are over, at most after `grace` seconds."""
+        await self._inner.close(grace)
 
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """Whether it is connected."""
+        return self._inner.get_state(try_to_connect)
 
-def deadline_interceptors() -> tuple[grpc.aio.ClientInterceptor, ...]:
-    """The interceptors that pass the running call's deadline on, one per kind of call."""
-    return (_UnaryUnary(), _UnaryStream(), _StreamUnary(), _StreamStream())
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        """Return when the state is another one."""
+        await self._inner.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        """Return when it is connected."""
+        await self._inner.channel_ready()
+
+    def unary_unary(self, method: str, *details: Any, **more: Any) -> Any:  # gRPC's callables share no base
+        """Calls without a deadline get CALL_S_DEFAULT."""
+        return _Method(self._inner.unary_unary(method, *details, **more), method, self._tracer, CALL_S_DEFAULT)
+
+    def unary_stream(self, method: str, *details: Any, **more: Any) -> Any:  # the same
+        """No deadline unless the running call has one."""
+        return _Method(self._inner.unary_stream(method, *details, **more), method, self._tracer, None)
+
+    def stream_unary(self, method: str, *details: Any, **more: Any) -> Any:  # the same
+        """No deadline unless the running call has one."""
+        return _Method(self._inner.stream_unary(method, *details, **more), method, self._tracer, None)
+
+    def stream_stream(self, method: str, *details: Any, **more: Any) -> Any:  # the same
+        """No deadline unless the running call has one."""
+        return _Method(self._inner.stream_stream(method, *details, **more), method, self._tracer, None)

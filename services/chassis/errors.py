@@ -10,8 +10,10 @@ ends of the wire. StartError is what an operator can mend: `run` prints it and e
         ├── SecretFileError       chassis.secret
         ├── ListenError           chassis.sockets
         ├── AccessTableError      chassis.server
+        ├── RotationError         nip.rotation
         ├── NoEgressError         chassis.client
-        └── MigrationError        storage.migrations
+        ├── MigrationError        storage.migrations
+        └── BackupError           storage.backup
 
 The reasons are the names of nipmesh.common.v1.ErrorReason without their prefix; a test compares both, codes included.
 """
@@ -64,6 +66,11 @@ class Reason(enum.StrEnum):
     INVOICE_LOCKED = "INVOICE_LOCKED"
     INVOICE_NOT_LOCKED = "INVOICE_NOT_LOCKED"
     INVOICE_AMOUNT_MISMATCH = "INVOICE_AMOUNT_MISMATCH"
+    INVOICE_NOT_ACCEPTED = "INVOICE_NOT_ACCEPTED"
+    PREIMAGE_MISMATCH = "PREIMAGE_MISMATCH"
+    PAYMENT_HASH_USED = "PAYMENT_HASH_USED"
+    INVOICE_NOT_PAYABLE = "INVOICE_NOT_PAYABLE"
+    NETWORK_NOT_SIMULATED = "NETWORK_NOT_SIMULATED"
     PAYMENT_REQUEST_INVALID = "PAYMENT_REQUEST_INVALID"
     PAYMENT_NOT_FOUND = "PAYMENT_NOT_FOUND"
     PAYMENT_IN_FLIGHT = "PAYMENT_IN_FLIGHT"
@@ -74,10 +81,23 @@ class Reason(enum.StrEnum):
     INSUFFICIENT_BALANCE = "INSUFFICIENT_BALANCE"
     REFUND_EXCEEDS_PAYMENT = "REFUND_EXCEEDS_PAYMENT"
     REFUND_NOT_ALLOWED = "REFUND_NOT_ALLOWED"
+    PAYMENT_NOT_STUCK = "PAYMENT_NOT_STUCK"
+    ROUTE_NOT_FOUND = "ROUTE_NOT_FOUND"
     ACCOUNT_NOT_FOUND = "ACCOUNT_NOT_FOUND"
     ACCOUNT_FROZEN = "ACCOUNT_FROZEN"
     BALANCE_LIMIT_EXCEEDED = "BALANCE_LIMIT_EXCEEDED"
     TRANSFER_NOT_FOUND = "TRANSFER_NOT_FOUND"
+    CREDIT_NOT_HELD = "CREDIT_NOT_HELD"
+    CREDIT_POSTED = "CREDIT_POSTED"
+    CREDIT_VOIDED = "CREDIT_VOIDED"
+    ACCOUNT_CLOSED = "ACCOUNT_CLOSED"
+    ACCOUNT_NOT_EMPTY = "ACCOUNT_NOT_EMPTY"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    TRANSFER_NOT_PENDING = "TRANSFER_NOT_PENDING"
+    TRANSFER_RESOLVED = "TRANSFER_RESOLVED"
+    TRANSFER_EXCEEDS_PENDING = "TRANSFER_EXCEEDS_PENDING"
+    CONSUMER_NOT_FOUND = "CONSUMER_NOT_FOUND"
+    CONSUMER_CANNOT_REWIND = "CONSUMER_CANNOT_REWIND"
     RESUME_POINT_EXPIRED = "RESUME_POINT_EXPIRED"
     SERVICE_DRAINING = "SERVICE_DRAINING"
     OVERLOADED = "OVERLOADED"
@@ -85,6 +105,36 @@ class Reason(enum.StrEnum):
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     INTERNAL = "INTERNAL"
     TOO_MANY_STREAMS = "TOO_MANY_STREAMS"
+    STORAGE_FULL = "STORAGE_FULL"
+    AUTHORIZATION_REPLAYED = "AUTHORIZATION_REPLAYED"
+    CHALLENGE_INVALID = "CHALLENGE_INVALID"
+    CHALLENGE_USED = "CHALLENGE_USED"
+    RELAY_NOT_TRUSTED = "RELAY_NOT_TRUSTED"
+    ZAP_REQUEST_INVALID = "ZAP_REQUEST_INVALID"
+    ZAP_RECEIPT_NOT_FOUND = "ZAP_RECEIPT_NOT_FOUND"
+    KEY_LOCKED = "KEY_LOCKED"
+    KEY_NOT_LOCKED = "KEY_NOT_LOCKED"
+    PASSWORD_WRONG = "PASSWORD_WRONG"  # noqa: S105  # the name of an error
+    PASSWORD_ATTEMPTS_EXCEEDED = "PASSWORD_ATTEMPTS_EXCEEDED"  # noqa: S105  # the name of an error
+    NCRYPTSEC_TOO_COSTLY = "NCRYPTSEC_TOO_COSTLY"
+    DECRYPTION_FAILED = "DECRYPTION_FAILED"
+    PAYLOAD_VERSION_UNSUPPORTED = "PAYLOAD_VERSION_UNSUPPORTED"
+    PEER_INVALID = "PEER_INVALID"
+    NIP19_INVALID = "NIP19_INVALID"
+    RELAY_INVALID = "RELAY_INVALID"
+    SIGNER_CONNECTION_NOT_FOUND = "SIGNER_CONNECTION_NOT_FOUND"
+    SIGNER_CONNECTION_ENDED = "SIGNER_CONNECTION_ENDED"
+    SIGNER_REQUEST_NOT_FOUND = "SIGNER_REQUEST_NOT_FOUND"
+    NOSTRCONNECT_URI_INVALID = "NOSTRCONNECT_URI_INVALID"
+    REMOTE_SIGNER_RELAY_INVALID = "REMOTE_SIGNER_RELAY_INVALID"
+    REMOTE_SIGNER_PERMISSIONS_INVALID = "REMOTE_SIGNER_PERMISSIONS_INVALID"
+    TOO_MANY_SIGNER_CONNECTIONS = "TOO_MANY_SIGNER_CONNECTIONS"
+    SIGNER_RATE_EXCEEDED = "SIGNER_RATE_EXCEEDED"
+    WALLET_CONNECTION_NOT_FOUND = "WALLET_CONNECTION_NOT_FOUND"
+    WALLET_CONNECTION_REVOKED = "WALLET_CONNECTION_REVOKED"
+    TOO_MANY_WALLET_CONNECTIONS = "TOO_MANY_WALLET_CONNECTIONS"
+    WALLET_RELAY_NOT_ALLOWED = "WALLET_RELAY_NOT_ALLOWED"
+    WALLET_RELAYS_NOT_CONFIGURED = "WALLET_RELAYS_NOT_CONFIGURED"
 
 
 PUSH_BACK_KEY: Final = "grpc-retry-pushback-ms"
@@ -94,42 +144,95 @@ WAIT_KEY: Final = "retry-after"
 """The same in whole seconds, from one second on: Envoy waits by no other unit."""
 
 _Code = grpc.StatusCode
-_CODES_OTHER_THAN_PRECONDITION: Final[Mapping[grpc.StatusCode, str]] = {
-    _Code.INVALID_ARGUMENT: (
-        "REQUEST_INVALID REQUEST_ID_REUSED PAGE_TOKEN_INVALID KEY_INVALID EVENT_INVALID INVOICE_AMOUNT_MISMATCH"
-        " PAYMENT_REQUEST_INVALID PAYMENT_AMOUNT_REQUIRED PAYMENT_AMOUNT_NOT_ALLOWED"
-    ),
-    _Code.ABORTED: "REQUEST_IN_PROGRESS",
-    _Code.UNAUTHENTICATED: "NOT_AUTHENTICATED TOKEN_INVALID AUTHORIZATION_INVALID LOGIN_REPLAYED",
-    _Code.PERMISSION_DENIED: "OPERATOR_REQUIRED CALLER_NOT_ALLOWED REFUND_NOT_ALLOWED",
-    _Code.NOT_FOUND: "KEY_NOT_FOUND INVOICE_NOT_FOUND PAYMENT_NOT_FOUND ACCOUNT_NOT_FOUND TRANSFER_NOT_FOUND",
-    _Code.ALREADY_EXISTS: "KEY_ALREADY_EXISTS PAYMENT_IN_FLIGHT PAYMENT_ALREADY_PAID",
-    _Code.OUT_OF_RANGE: "RESUME_POINT_EXPIRED",
-    _Code.UNAVAILABLE: "SERVICE_DRAINING OVERLOADED BACKEND_UNAVAILABLE",
-    _Code.DEADLINE_EXCEEDED: "DEADLINE_EXCEEDED",
-    _Code.INTERNAL: "INTERNAL",
-    _Code.RESOURCE_EXHAUSTED: "TOO_MANY_STREAMS",
+_CODES_OTHER_THAN_PRECONDITION: Final[Mapping[Reason, grpc.StatusCode]] = {
+    Reason.REQUEST_INVALID: _Code.INVALID_ARGUMENT,
+    Reason.REQUEST_ID_REUSED: _Code.INVALID_ARGUMENT,
+    Reason.PAGE_TOKEN_INVALID: _Code.INVALID_ARGUMENT,
+    Reason.KEY_INVALID: _Code.INVALID_ARGUMENT,
+    Reason.EVENT_INVALID: _Code.INVALID_ARGUMENT,
+    Reason.INVOICE_AMOUNT_MISMATCH: _Code.INVALID_ARGUMENT,
+    Reason.PREIMAGE_MISMATCH: _Code.INVALID_ARGUMENT,
+    Reason.PAYMENT_REQUEST_INVALID: _Code.INVALID_ARGUMENT,
+    Reason.PAYMENT_AMOUNT_REQUIRED: _Code.INVALID_ARGUMENT,
+    Reason.PAYMENT_AMOUNT_NOT_ALLOWED: _Code.INVALID_ARGUMENT,
+    Reason.NCRYPTSEC_TOO_COSTLY: _Code.INVALID_ARGUMENT,
+    Reason.DECRYPTION_FAILED: _Code.INVALID_ARGUMENT,
+    Reason.PAYLOAD_VERSION_UNSUPPORTED: _Code.INVALID_ARGUMENT,
+    Reason.PEER_INVALID: _Code.INVALID_ARGUMENT,
+    Reason.NIP19_INVALID: _Code.INVALID_ARGUMENT,
+    Reason.RELAY_INVALID: _Code.INVALID_ARGUMENT,
+    Reason.ZAP_REQUEST_INVALID: _Code.INVALID_ARGUMENT,
+    Reason.NOSTRCONNECT_URI_INVALID: _Code.INVALID_ARGUMENT,
+    Reason.REMOTE_SIGNER_RELAY_INVALID: _Code.INVALID_ARGUMENT,
+    Reason.REMOTE_SIGNER_PERMISSIONS_INVALID: _Code.INVALID_ARGUMENT,
+    Reason.REQUEST_IN_PROGRESS: _Code.ABORTED,
+    Reason.NOT_AUTHENTICATED: _Code.UNAUTHENTICATED,
+    Reason.TOKEN_INVALID: _Code.UNAUTHENTICATED,
+    Reason.AUTHORIZATION_INVALID: _Code.UNAUTHENTICATED,
+    Reason.LOGIN_REPLAYED: _Code.UNAUTHENTICATED,
+    Reason.AUTHORIZATION_REPLAYED: _Code.UNAUTHENTICATED,
+    Reason.CHALLENGE_INVALID: _Code.UNAUTHENTICATED,
+    Reason.CHALLENGE_USED: _Code.UNAUTHENTICATED,
+    Reason.OPERATOR_REQUIRED: _Code.PERMISSION_DENIED,
+    Reason.CALLER_NOT_ALLOWED: _Code.PERMISSION_DENIED,
+    Reason.REFUND_NOT_ALLOWED: _Code.PERMISSION_DENIED,
+    Reason.PASSWORD_WRONG: _Code.PERMISSION_DENIED,
+    Reason.RELAY_NOT_TRUSTED: _Code.PERMISSION_DENIED,
+    Reason.KEY_NOT_FOUND: _Code.NOT_FOUND,
+    Reason.INVOICE_NOT_FOUND: _Code.NOT_FOUND,
+    Reason.PAYMENT_NOT_FOUND: _Code.NOT_FOUND,
+    Reason.ACCOUNT_NOT_FOUND: _Code.NOT_FOUND,
+    Reason.TRANSFER_NOT_FOUND: _Code.NOT_FOUND,
+    Reason.ZAP_RECEIPT_NOT_FOUND: _Code.NOT_FOUND,
+    Reason.CONSUMER_NOT_FOUND: _Code.NOT_FOUND,
+    Reason.CONSUMER_CANNOT_REWIND: _Code.FAILED_PRECONDITION,
+    Reason.SIGNER_CONNECTION_NOT_FOUND: _Code.NOT_FOUND,
+    Reason.SIGNER_REQUEST_NOT_FOUND: _Code.NOT_FOUND,
+    Reason.KEY_ALREADY_EXISTS: _Code.ALREADY_EXISTS,
+    Reason.PAYMENT_HASH_USED: _Code.ALREADY_EXISTS,
+    Reason.PAYMENT_IN_FLIGHT: _Code.ALREADY_EXISTS,
+    Reason.PAYMENT_ALREADY_PAID: _Code.ALREADY_EXISTS,
+    Reason.RESUME_POINT_EXPIRED: _Code.OUT_OF_RANGE,
+    Reason.SERVICE_DRAINING: _Code.UNAVAILABLE,
+    Reason.OVERLOADED: _Code.UNAVAILABLE,
+    Reason.BACKEND_UNAVAILABLE: _Code.UNAVAILABLE,
+    Reason.DEADLINE_EXCEEDED: _Code.DEADLINE_EXCEEDED,
+    Reason.INTERNAL: _Code.INTERNAL,
+    Reason.TOO_MANY_STREAMS: _Code.RESOURCE_EXHAUSTED,
+    Reason.STORAGE_FULL: _Code.RESOURCE_EXHAUSTED,
+    Reason.QUOTA_EXCEEDED: _Code.RESOURCE_EXHAUSTED,
+    Reason.PASSWORD_ATTEMPTS_EXCEEDED: _Code.RESOURCE_EXHAUSTED,
+    Reason.TOO_MANY_SIGNER_CONNECTIONS: _Code.RESOURCE_EXHAUSTED,
+    Reason.SIGNER_RATE_EXCEEDED: _Code.RESOURCE_EXHAUSTED,
+    Reason.WALLET_RELAY_NOT_ALLOWED: _Code.INVALID_ARGUMENT,
+    Reason.WALLET_CONNECTION_NOT_FOUND: _Code.NOT_FOUND,
+    Reason.TOO_MANY_WALLET_CONNECTIONS: _Code.RESOURCE_EXHAUSTED,
 }
-_NAMED: Final = {Reason(name): code for code, names in _CODES_OTHER_THAN_PRECONDITION.items() for name in names.split()}
 
 CODE_OF: Final[Mapping[Reason, grpc.StatusCode]] = {
-    reason: _NAMED.get(reason, _Code.FAILED_PRECONDITION) for reason in Reason
+    reason: _CODES_OTHER_THAN_PRECONDITION.get(reason, _Code.FAILED_PRECONDITION) for reason in Reason
 }
 """The gRPC status code of each reason; what is not listed above is FAILED_PRECONDITION."""
 
 
 SECOND_MS: Final = 1_000
+STORAGE_RETRY_DELAY_MS: Final = 10 * SECOND_MS
+"""When to try again after STORAGE_FULL: a person has to do something."""
 DEPENDENCY_RETRY_DELAY_MS: Final = SECOND_MS
 """What a client is told to wait: a dependency that retries did not reach needs longer than one of our own replicas."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldViolation:
-    """What is wrong with one field of a request; `field` is its path, for example `items[2].name`."""
+    """What is wrong with one field of a request; `field` is its path, for example `items[2].name`, empty for the whole of it."""
 
     field: str
     description: str
     reason: str = ""
+
+    def __str__(self) -> str:
+        """For a person."""
+        return f"{self.field}: {self.description}" if self.field else self.description
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +286,7 @@ class InvalidRequest(ServiceError):  # noqa: N818  # reads as what it is where i
 
     def __init__(self, *fields: FieldViolation, message: str = "") -> None:
         """Without a message, the text names the first violation."""
-        text = message or "; ".join(f"{one.field}: {one.description}" for one in fields[:3]) or "invalid request"
+        text = message or "; ".join(map(str, fields[:3])) or "invalid request"
         super().__init__(Reason.REQUEST_INVALID, text, fields=fields)
 
 
@@ -203,6 +306,11 @@ def unavailable(
 ) -> ServiceError:
     """UNAVAILABLE with RetryInfo and the push-back."""
     return ServiceError(reason, message, retry_delay_ms=retry_delay_ms)
+
+
+def storage_full() -> ServiceError:
+    """RESOURCE_EXHAUSTED: nothing was written, and until somebody makes room nothing can be."""
+    return ServiceError(Reason.STORAGE_FULL, "there is no room to store this", retry_delay_ms=STORAGE_RETRY_DELAY_MS)
 
 
 def dependency_failed(message: str) -> ServiceError:

@@ -1,8 +1,8 @@
-"""The border between gRPC and a servicer: one interceptor that wraps every method, inside the telemetry interceptor.
+"""The border between gRPC and a servicer: it wraps every handler of the server.
 
-From the outside in, for each call: metrics and access log, error border, identity, access rule, overload, a place for a stream,
-deserialization, validation, the servicer, serialization. It stands inside the telemetry interceptor, so that spans see the code that the
-client sees.
+From the outside in, for each call: span, metrics and access log, error border, identity, access rule, overload, a place for a stream,
+deserialization, validation, the servicer, serialization. Span, metrics and log say the code that the client sees. Handlers are wrapped
+when they are registered: an interceptor would cost each call a coroutine more.
 
 Three things that grpc.aio does badly are mended here: an uncaught exception's text reaches the client; a call whose body is missing
 or cut short is never answered (so unary requests are read here, as a stream of one); a stray CancelledError leaves the client hanging.
@@ -14,13 +14,15 @@ import asyncio
 import contextlib
 import inspect
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError, Message
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
+from services.chassis import tracing
 from services.chassis.caller import DENIED, Access, AccessTable, CallInfo, Identities, set_current_call
 from services.chassis.draining import Draining
 from services.chassis.errors import (
@@ -35,9 +37,10 @@ from services.chassis.errors import (
     unavailable,
 )
 from services.chassis.load import FAULTS, LOAD_KEY, LoadMeter, available_cores
-from services.chassis.logs import get_logger
+from services.chassis.logs import get_logger, log_call
 from services.chassis.metrics import CallMetrics, MethodMetrics
 from services.chassis.streams import OVERLOAD_RETRY_MS, Streams, until
+from services.chassis.tracing import CallTracer
 from services.chassis.validation import validate_request
 
 IN_FLIGHT_MAX: Final = 2_000
@@ -59,48 +62,46 @@ class Running:
 
     info: CallInfo
     start_s: float
+    span: Span
     code: grpc.StatusCode = grpc.StatusCode.OK
     reason: str = ""
+    text: str = ""
+    error: BaseException | None = None
+    """What is to be recorded with the span: the servicer's own fault."""
     placed: bool = False
     """Whether it has one of the places for streams."""
     failed: bool = False
     """Whether it is this server's fault that it failed."""
 
 
-class BorderInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps each handler of the server; see the module."""
+class Border:
+    """Wraps each handler of the server; see the module. It stands in for the server where servicers are registered."""
 
     def __init__(
-        self, *, identities: Identities, access: AccessTable, metrics: CallMetrics, draining: Draining
+        self,
+        *,
+        identities: Identities,
+        access: AccessTable,
+        metrics: CallMetrics,
+        draining: Draining,
+        tracer: CallTracer,
     ) -> None:
         """`access` is the whole table, the built-in methods included."""
+        self._tracer = tracer
         self._identities = identities
         self._access = access
         self._metrics = metrics
         self._draining = draining
-        self._log = get_logger("rpc").bind()  # bound once: assembling a logger costs as much as a line
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._in_flight = 0
         self._streams = Streams(STREAMS_MAX)
         self._last_begin_s = time.monotonic()
         self._load = LoadMeter(calls_max=IN_FLIGHT_MAX, cores=available_cores(), now_s=self._last_begin_s)
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """The wrapped handler of a method; None (UNIMPLEMENTED) for a method that the server does not have."""
-        method = handler_call_details.method
-        wrapped = self._wrapped.get(method)
-        if wrapped is None:
-            handler = await continuation(handler_call_details)
-            if handler is None:
-                return None
-            wrapped = self._wrapped[method] = self._wrap(method, handler)
-        return wrapped
+    def registry(self, server: grpc.aio.Server) -> BorderedServer:
+        """What to register servicers with, in the server's place."""
+        return BorderedServer(self, server)
 
-    def _wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    def wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         """A handler of bytes whose request side is always a stream (see the module) around one of messages."""
         border = _Method(self, method, handler)
         if handler.response_streaming:
@@ -109,20 +110,23 @@ class BorderInterceptor(grpc.aio.ServerInterceptor):
 
     def begin(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Running:
         """Who calls, until when."""
-        metadata = context.invocation_metadata() or ()
+        metadata: Any = context.invocation_metadata() or ()
         remaining = context.time_remaining()
         now_s = time.monotonic()
         info = CallInfo(
             method=method,
-            caller=self._identities.caller((str(key), value) for key, value in metadata),
+            caller=self._identities.caller(metadata),
             deadline_s=None if remaining is None else now_s + remaining,
         )
         set_current_call(info)
         self._in_flight += 1
-        if method not in QUIET_METHODS:
-            self._last_begin_s = now_s
-            self._load.began(now_s)
-        return Running(info=info, start_s=now_s)
+        if method in QUIET_METHODS:
+            return Running(info=info, start_s=now_s, span=INVALID_SPAN)
+        self._last_begin_s = now_s
+        self._load.began(now_s)
+        span = self._tracer.start(method, SpanKind.SERVER, tracing.parent_of(metadata))
+        tracing.enter(span)
+        return Running(info=info, start_s=now_s, span=span)
 
     def end(self, running: Running, metrics: MethodMetrics) -> None:
         """Count and log a call that is over."""
@@ -134,17 +138,10 @@ class BorderInterceptor(grpc.aio.ServerInterceptor):
         metrics.ended(running.code, duration_s)
         if running.info.method not in QUIET_METHODS:
             self._load.ended(now_s, failed=running.failed)
-        if running.info.method in QUIET_METHODS and running.code is grpc.StatusCode.OK:
+            tracing.end(running.span, running.code, running.text, faults=tracing.SERVER_FAULTS, error=running.error)
+        elif running.code is grpc.StatusCode.OK:
             return
-        caller = running.info.caller
-        who = {"peer": caller.peer, "subject": caller.subject, "reason": running.reason}
-        self._log.info(
-            "call",
-            method=running.info.method,
-            code=running.code.name,
-            duration_ms=round(duration_s * 1_000, 3),
-            **{key: value for key, value in who.items() if value},
-        )
+        log_call(running.info, running.code.name, duration_s, running.reason, running.span)
 
     def admit(self, info: CallInfo, access: Access) -> None:
         """Refuse what may not be called, and what is too much."""
@@ -187,10 +184,45 @@ class BorderInterceptor(grpc.aio.ServerInterceptor):
         return self._draining.is_set()
 
 
+class BorderedServer:
+    """A server as generated code sees it when it registers a servicer: its handlers get the border around them."""
+
+    def __init__(self, border: Border, server: grpc.aio.Server) -> None:
+        self._border = border
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Register the handlers, wrapped."""
+        self._server.add_generic_rpc_handlers(tuple(_Bordered(self._border, handler) for handler in handlers))
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Nothing: these are the generic ones once more, and would be called without the border."""
+
+
+class _Bordered(grpc.GenericRpcHandler):
+    """Handlers of some methods, each wrapped when it is first called."""
+
+    def __init__(self, border: Border, inner: grpc.GenericRpcHandler) -> None:
+        self._border = border
+        self._inner = inner
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The wrapped handler of a method; None for a method that is not among these."""
+        method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            handler = self._inner.service(handler_call_details)
+            if handler is None:
+                return None
+            wrapped = self._wrapped[method] = self._border.wrap(method, handler)
+        return wrapped
+
+
 class _Method:
     """One method: its handler with the border around it."""
 
-    def __init__(self, border: BorderInterceptor, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> None:
+    def __init__(self, border: Border, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> None:
         """Resolve once what does not change between calls."""
         self._border = border
         self._name = method
@@ -300,7 +332,8 @@ class _Method:
             running.code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
             raise error
         failure = self._failure(error)
-        running.code, running.reason = failure.code, failure.reason
+        running.code, running.reason, running.text = failure.code, failure.reason, failure.message
+        running.error = error if failure is not error else None
         running.failed = failure.code in FAULTS and not failure.from_dependency
         status = status_of(failure)
         trailing: list[tuple[str, str | bytes]] = [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -91,11 +92,12 @@ def new_registry() -> CollectorRegistry:
 
 
 class MetricsServer:
-    """HTTP/1.1, one request per connection: GET or HEAD /metrics, everything else is refused."""
+    """HTTP/1.1, one request per connection: GET or HEAD /metrics and /ready, everything else is refused."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        """Serve what `registry` collects."""
+    def __init__(self, registry: CollectorRegistry, is_ready: Callable[[], bool]) -> None:
+        """Serve what `registry` collects, and at /ready 200 or 503: for probes that speak no gRPC."""
         self._registry = registry
+        self._is_ready = is_ready
         self._connections = 0
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -123,10 +125,13 @@ class MetricsServer:
         parts = head.split(b"\r\n", 1)[0].split(b" ")
         if len(parts) != 3 or not parts[2].startswith(b"HTTP/1."):
             return _answer(400)
-        if parts[1].split(b"?")[0] != b"/metrics":
+        page = parts[1].split(b"?")[0]
+        if page not in (b"/metrics", b"/ready"):
             return _answer(404)
         if parts[0] not in (b"GET", b"HEAD"):
             return _answer(405)
+        if page == b"/ready":
+            return _answer(200 if self._is_ready() else 503)
         body = generate_latest(self._registry)
         return _answer(200, body, send_body=parts[0] == b"GET")
 

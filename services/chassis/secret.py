@@ -15,6 +15,10 @@ SECRET_BYTES_MAX: Final = 65_536
 SECRET_MODE: Final = 0o600
 """The widest mode a secret file may have: its owner reads and writes, nobody else sees it."""
 
+CREDENTIAL_MODE: Final = 0o440
+"""What a credential of systemd's shows: an access list lets the unit's user in, and its mask stands where a group's bits are."""
+CREDENTIALS_DIRECTORY: Final = "CREDENTIALS_DIRECTORY"
+
 
 class SecretFileError(StartError):
     """A secret file is missing, too open, empty or too large; the text says how to mend it and never shows the content."""
@@ -80,10 +84,16 @@ def _check_mode(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise SecretFileError(f"the secret file {path} is not a regular file")
     mode = stat.S_IMODE(status.st_mode)
-    if mode & ~SECRET_MODE:
+    if mode & ~(SECRET_MODE | CREDENTIAL_MODE if _is_credential(path) else SECRET_MODE):
         raise SecretFileError(
             f"the secret file {path} has mode {mode:04o}; others could read it. Run: chmod 600 {path}"
         )
+
+
+def _is_credential(path: Path) -> bool:
+    """Whether systemd put it where this unit alone can look (systemd.exec(5), CREDENTIALS)."""
+    directory = os.environ.get(CREDENTIALS_DIRECTORY)
+    return bool(directory) and path.resolve().is_relative_to(Path(str(directory)).resolve())
 
 
 def _checked(path: Path, value: bytes, length: int | None) -> SecretBytes:

@@ -12,7 +12,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,19 +20,19 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
-from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
 
 from services.chassis import telemetry
 from services.chassis.caller import Access
 from services.chassis.client import MESSAGE_BYTES_MAX
 from services.chassis.errors import StartError
 from services.chassis.health import Health
-from services.chassis.interceptor import BorderInterceptor
+from services.chassis.interceptor import Border
 from services.chassis.logs import configure_logs, get_logger
 from services.chassis.metrics import HEAD_BYTES_MAX, CallMetrics, MetricsServer, new_registry
 from services.chassis.service import Application, Registration, ServiceDefinition
 from services.chassis.settings import ChassisSettings, load_settings
 from services.chassis.sockets import ListenError, listen_unix, prepare_socket, protect_socket, remove_socket, unix_path
+from services.chassis.tracing import CallTracer
 from services.chassis.validation import compile_rules
 
 SettingsT = TypeVar("SettingsT", bound=ChassisSettings)
@@ -140,9 +140,11 @@ async def _listening(app: Application[Any], access: Mapping[str, Access], hurry:
     path = unix_path(app.settings.listen)
     inode = 0
     try:
-        async with _metrics_listening(app):
+        serving = asyncio.Event()
+        async with _metrics_listening(app, lambda: serving.is_set() and not app.draining.is_set()):
             inode = _bind(server, app.settings.listen, path)
             await server.start()
+            serving.set()
             _log.info("serving", listen=app.settings.listen)
             try:
                 yield
@@ -157,7 +159,7 @@ async def _listening(app: Application[Any], access: Mapping[str, Access], hurry:
             remove_socket(path, inode)
 
 
-async def _drain(server: grpc.aio.Server, border: BorderInterceptor, grace_s: float, hurry: asyncio.Event) -> None:
+async def _drain(server: grpc.aio.Server, border: Border, grace_s: float, hurry: asyncio.Event) -> None:
     """Serve on until callers have noticed NOT_SERVING, then stop; both within the grace.
 
     gRPC answers CANCELLED, which nobody may repeat, to calls that arrive while it stops: so it stops once no call arrives any more.
@@ -166,7 +168,8 @@ async def _drain(server: grpc.aio.Server, border: BorderInterceptor, grace_s: fl
     quiet_until_s = time.monotonic() + min(QUIET_WAIT_S_MAX, grace_s / 2)
     while border.quiet_s < QUIET_S and time.monotonic() < quiet_until_s and not hurry.is_set():
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(hurry.wait(), QUIET_LOOK_S)
+            async with asyncio.timeout(QUIET_LOOK_S):
+                await hurry.wait()
     await _stop(server, max(0.0, until_s - time.monotonic()), hurry)
 
 
@@ -193,13 +196,13 @@ def _bind(server: grpc.aio.Server, target: str, path: Path | None) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _metrics_listening(app: Application[Any]) -> AsyncIterator[None]:
-    """Serve /metrics when the settings say where."""
+async def _metrics_listening(app: Application[Any], is_ready: Callable[[], bool]) -> AsyncIterator[None]:
+    """Serve /metrics and /ready when the settings say where."""
     target = app.settings.metrics_listen
     if not target:
         yield
         return
-    handler = MetricsServer(app.registry).handle
+    handler = MetricsServer(app.registry, is_ready).handle
     path = unix_path(target)
     if path is not None:
         listener = listen_unix(path)
@@ -214,28 +217,30 @@ async def _metrics_listening(app: Application[Any]) -> AsyncIterator[None]:
         remove_socket(path, inode)
 
 
-def _build_server(app: Application[Any], access: Mapping[str, Access]) -> tuple[grpc.aio.Server, BorderInterceptor]:
+def _build_server(app: Application[Any], access: Mapping[str, Access]) -> tuple[grpc.aio.Server, Border]:
     """The gRPC server with interceptors, the service's servicers, health and reflection."""
     check_access_table(access, app.registrations)
     names = [registration.descriptor.full_name for registration in app.registrations]
     table = {**access, **_builtin_access()}
-    border = BorderInterceptor(
+    border = Border(
         identities=app.settings.identities,
         access=table,
         metrics=CallMetrics.register(app.registry),
         draining=app.draining,
+        tracer=CallTracer(app.tracer_provider),
     )
-    spanned = filters.negate(filters.health_check())
-    tracing = aio_server_interceptor(app.tracer_provider, spanned)  # type: ignore[no-untyped-call]  # it carries no types
-    server = grpc.aio.server(interceptors=(tracing, border), options=SERVER_OPTIONS)
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    registry: Any = border.registry(
+        server
+    )  # generated code wants a server, and calls the two methods that this one has
     for registration in app.registrations:
-        registration.register(registration.servicer, server)
+        registration.register(registration.servicer, registry)
         for method in registration.descriptor.methods:
             compile_rules(GetMessageClass(method.input_type))
-    health_pb2_grpc.add_HealthServicer_to_server(Health(names, app.draining), server)
+    health_pb2_grpc.add_HealthServicer_to_server(Health(names, app.draining, app.conditions), registry)
     if app.settings.reflection:
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        reflection.enable_server_reflection((*names, health_name, reflection.SERVICE_NAME), server)
+        reflection.enable_server_reflection((*names, health_name, reflection.SERVICE_NAME), registry)
     return server, border
 
 

@@ -63,6 +63,8 @@ class Application(Generic[SettingsT]):
     tracer_provider: TracerProvider
     registrations: list[Registration] = field(default_factory=list)
     failed: asyncio.Event = field(default_factory=asyncio.Event)
+    conditions: dict[str, Callable[[], bool]] = field(default_factory=dict)
+    """What the health service tells besides the services, by name: something that the service can do without for a while."""
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     _channel: grpc.aio.Channel | None = None
 

@@ -5,14 +5,16 @@ Every variable is `NIPMESH_` plus the field's name in capitals. A service subcla
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.chassis.caller import Identities
+from services.chassis.secret import SecretBytes, load_secret
 
 DRAIN_GRACE_S_MAX = 3_600.0
 """An hour: whoever waits longer for calls to end has another problem."""
@@ -54,6 +56,45 @@ class ChassisSettings(BaseSettings):
     data_directory: Path = Field(
         default=Path(".nipmesh/data"), description="Folder of durable state, 0700, shared by the replicas on this host."
     )
+    database_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="postgresql://… of the database that holds the state of all services, each in a schema of its own; empty: SQLite"
+        " files in the data directory.",
+    )
+    database_url_file: Path | None = Field(default=None, description="File that holds the URL instead; mode 0600.")
+    database_replica_url: SecretStr = Field(
+        default=SecretStr(""), description="postgresql://… of a replica that answers queries; empty: the database does."
+    )
+    database_replica_url_file: Path | None = Field(
+        default=None, description="File that holds the replica's URL instead; mode 0600."
+    )
+    cache_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="redis://…, rediss://… (TLS) or unix://… of a Redis or Valkey server that caches reads by id; empty: no cache.",
+    )
+    cache_url_file: Path | None = Field(default=None, description="File that holds the cache's URL instead; mode 0600.")
+    events_url: str = Field(
+        default="",
+        description="Where events go: nats://host:port or tls://host:port (several after commas: a cluster), amqp://… or amqps://…"
+        " (RabbitMQ), kafka://… or kafka+tls://… (Kafka); empty: they stay in the outbox.",
+    )
+    events_credentials_file: Path | None = Field(
+        default=None,
+        description="File with this service's credential for the event bus: user:password, for NATS also the seed of a user (SU…) or"
+        " a .creds file; mode 0600.",
+    )
+    events_ca_file: Path | None = Field(
+        default=None,
+        description="Certificates (PEM) that the event bus's own must be signed by; empty: those of the system.",
+    )
+    events_stream: str = Field(
+        default="", description="Name of the stream that all services of the mesh share; empty: the mesh's name."
+    )
+    events_inbox: str = Field(
+        default="",
+        description="Stream of what this service may hear, where whoever runs the mesh keeps the streams (NATS); empty: the service makes"
+        " the stream of the mesh when there is none, and hears from it.",
+    )
     gateway_identity: str = Field(
         default="",
         description="SPIFFE id of the gateway; empty: spiffe://<trust domain>/gateway. Only it brings user claims.",
@@ -90,6 +131,80 @@ class ChassisSettings(BaseSettings):
             raise ValueError("write claim=header,claim=header")
         return value
 
+    @field_validator("database_url", "database_replica_url")
+    @classmethod
+    def _is_postgresql(cls, value: SecretStr) -> SecretStr:
+        """Refuse the URL of another database."""
+        if value and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("write postgresql://user:password@host:port/database")
+        return value
+
+    @field_validator("cache_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr) -> SecretStr:
+        """Refuse the URL of something else."""
+        if value and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("write redis://user:password@host:port/number, rediss://… or unix://path")
+        return value
+
+    @field_validator("events_url")
+    @classmethod
+    def _no_secret_in_the_url(cls, value: str) -> str:
+        """Refuse a password where logs may show it."""
+        if "@" in value:
+            raise ValueError("the credential belongs into the file of NIPMESH_EVENTS_CREDENTIALS_FILE")
+        return value
+
+    @field_validator("events_stream", "events_inbox")
+    @classmethod
+    def _is_one_word(cls, value: str) -> str:
+        """Refuse what cannot be the first word of a subject."""
+        if value and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value):
+            raise ValueError("write letters, digits, - and _")
+        return value
+
+    @field_validator(
+        "database_url_file",
+        "database_replica_url_file",
+        "cache_url_file",
+        "events_credentials_file",
+        "events_ca_file",
+        mode="before",
+    )
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        """Take an empty variable for one that is not set: that is how a Compose file leaves one out."""
+        return None if value == "" else value
+
+    @field_validator("database_url_file", "database_replica_url_file", "cache_url_file")
+    @classmethod
+    def _one_url(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        """Refuse two places for one URL."""
+        assert info.field_name is not None
+        if file and info.data.get(info.field_name.removesuffix("_file")):
+            raise ValueError("set the URL or the file that holds it, not both")
+        return file
+
+    @field_validator("database_replica_url", "database_replica_url_file")
+    @classmethod
+    def _replica_of_something(cls, value: SecretStr | Path | None, info: ValidationInfo) -> SecretStr | Path | None:
+        """Refuse a replica of nothing."""
+        if value and not (info.data.get("database_url") or info.data.get("database_url_file")):
+            raise ValueError("a replica needs NIPMESH_DATABASE_URL, too")
+        return value
+
+    def database_address(self) -> SecretBytes | None:
+        """The URL of the database, None for SQLite. Raises SecretFileError."""
+        return _url(self.database_url, self.database_url_file)
+
+    def database_replica_address(self) -> SecretBytes | None:
+        """The URL of the replica, None when there is none. Raises SecretFileError."""
+        return _url(self.database_replica_url, self.database_replica_url_file)
+
+    def cache_address(self) -> SecretBytes | None:
+        """The URL of the cache's server, None when there is none. Raises SecretFileError."""
+        return _url(self.cache_url, self.cache_url_file)
+
     @property
     def identities(self) -> Identities:
         """How callers are recognised in this mesh."""
@@ -113,13 +228,23 @@ class ChassisSettings(BaseSettings):
         return load_settings(cls)
 
 
+def _url(value: SecretStr, file: Path | None) -> SecretBytes | None:
+    """A URL given as such or in a file."""
+    if file is not None:
+        return SecretBytes(load_secret(file).reveal().strip())
+    return SecretBytes(value.get_secret_value().encode()) if value else None
+
+
 SettingsT = TypeVar("SettingsT", bound=ChassisSettings)
 
 
-def load_settings(kind: type[SettingsT]) -> SettingsT:
-    """Read the environment; on a mistake print one line per variable to stderr and exit with 2. Values are never printed."""
+def load_settings(kind: type[SettingsT], **values: Any) -> SettingsT:
+    """Read the environment; on a mistake print one line per variable to stderr and exit with 2. Values are never printed.
+
+    `values` are fields that a command's options give: they come before the environment.
+    """
     try:
-        return kind()
+        return kind(**values)
     except ValidationError as error:
         for problem in error.errors(include_input=False, include_url=False):
             sys.stderr.write(f"error: {_variable(kind, problem['loc'])}: {problem['msg']}\n")
@@ -140,6 +265,7 @@ def settings_table(kind: type[ChassisSettings]) -> str:
     for name, field in kind.model_fields.items():
         if name not in common:
             variable = field.validation_alias or f"NIPMESH_{name.upper()}"
-            default = "required" if field.is_required() else f"`{field.default}`" if field.default != "" else ""
+            shown = "" if field.default is None else str(field.default)
+            default = "required" if field.is_required() else f"`{shown}`" if shown else ""
             rows.append(f"| `{variable}` | {default} | {field.description} |")
     return "\n".join(rows)

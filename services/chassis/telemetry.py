@@ -10,6 +10,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from services.chassis.settings import ChassisSettings
@@ -20,8 +21,10 @@ EXPORT_TIMEOUT_S: Final = 2
 
 
 def make_tracer_provider(settings: ChassisSettings) -> TracerProvider:
-    """The process's tracer provider; it exports only when an endpoint is set. Spans always exist: logs carry their ids."""
+    """The process's tracer provider. It exports when an endpoint is set; else nothing is recorded, and the ids alone exist, for logs."""
+    exports = bool(os.environ.get(ENDPOINT_VARIABLE))
     provider = TracerProvider(
+        sampler=DEFAULT_ON if exports else ALWAYS_OFF,
         resource=Resource.create(
             {
                 "service.name": os.environ.get("OTEL_SERVICE_NAME") or settings.service or "nipmesh",
@@ -31,7 +34,7 @@ def make_tracer_provider(settings: ChassisSettings) -> TracerProvider:
         ),
         shutdown_on_exit=False,
     )
-    if os.environ.get(ENDPOINT_VARIABLE):
+    if exports:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
         endpoint = os.environ[ENDPOINT_VARIABLE]

@@ -44,6 +44,7 @@ def as_service(name: str) -> tuple[tuple[str, str], ...]:
 async def running(
     service: ServiceDefinition[SettingsT],
     folder: Path,
+    /,
     **settings: Any,  # fields of the settings
 ) -> AsyncIterator[tuple[Application[SettingsT], grpc.aio.Channel]]:
     """Serve on `folder`/app.sock with durable state in `folder`/data; yield the application and a plain channel to it."""

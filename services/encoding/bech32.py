@@ -2,12 +2,13 @@
 
 https://github.com/bitcoin/bips/blob/master/bip-0173.mediawiki
 
-Words travel as `bytes` with values 0 to 31. Two tricks make this fast in Python: the checksum takes two words per step,
-and bits are regrouped by reading the words as one number in base 32.
+Words travel as `bytes` with values 0 to 31. Three tricks make this fast in Python: the checksum takes two words per step, bits
+are regrouped by reading the words as one number in base 32, and bytes become words five at a time, with a table of pairs.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Final, NamedTuple
 
 CHARSET: Final = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
@@ -16,6 +17,8 @@ CHARACTERS_MAX: Final = 7_089
 """Longest text that is read unless the caller says otherwise: what a QR code holds. BIP-173's 90 is for addresses."""
 PREFIX_CHARACTERS_MAX: Final = 83
 """BIP-173: "The human-readable part ... MUST contain 1 to 83 US-ASCII characters"."""
+PREFIXES_KEPT_MAX: Final = 1_024
+"""Prefixes (currency and amount) whose part of the checksum is kept; less than 1 KiB each."""
 CHECKSUM_WORDS: Final = 6
 WORD_BITS: Final = 5
 
@@ -48,37 +51,38 @@ class Bech32(NamedTuple):
     words: bytes
 
 
-def _step_table() -> tuple[int, ...]:
-    """Return what the 10 bits that leave the checksum's register put back into it, for two words at once."""
-
-    def one(register: int) -> int:
-        top = register >> 25
-        register = (register & 0x1FFFFFF) << 5
-        for bit, generator in enumerate(_GENERATORS):
-            register ^= generator if top >> bit & 1 else 0
-        return register
-
-    return tuple(one(one(top << 20)) for top in range(1024))
+def _shifted(register: int) -> int:
+    """Return the checksum's register after one word of 0."""
+    top = register >> 25
+    register = (register & 0x1FFFFFF) << 5
+    for bit, generator in enumerate(_GENERATORS):
+        register ^= generator if top >> bit & 1 else 0
+    return register
 
 
-_STEP: Final = _step_table()
+_STEP_ONE: Final = tuple(_shifted(top << 25) for top in range(32))
+"""What the 5 bits that leave the checksum's register put back into it, for one word."""
+_STEP: Final = tuple(_shifted(_shifted(top << 20)) for top in range(1024))
+"""The same of 10 bits, for two words at once."""
+_PAIRS: Final = tuple(bytes((pair >> 5, pair & 31)) for pair in range(1024))
+"""Two words, by the 10 bits that they are."""
 
 
-def _polymod(words: bytes) -> int:
-    """BIP-173's checksum register after these words."""
-    register = 1
-    if len(words) % 2:  # the register starts at 1, which a single word shifts by 5 without any feedback
-        register = 1 << 5 ^ words[0]
+def _polymod(words: bytes, register: int = 1) -> int:
+    """BIP-173's checksum register after these words, from the one before them."""
+    if len(words) % 2:
+        register = ((register & 0x1FFFFFF) << 5 ^ words[0]) ^ _STEP_ONE[register >> 25]
         words = words[1:]
     for high, low in zip(words[::2], words[1::2], strict=True):
         register = ((register & 0xFFFFF) << 10 ^ high << 5 ^ low) ^ _STEP[register >> 20]
     return register
 
 
-def _expanded(prefix: str) -> bytes:
-    """Return the prefix as the checksum sees it: high bits, a zero, low bits."""
+@functools.lru_cache(PREFIXES_KEPT_MAX)
+def _after_prefix(prefix: str) -> int:
+    """Return the register after a prefix as the checksum sees it: high bits, a zero, low bits."""
     characters = prefix.encode("ascii")
-    return bytes(byte >> 5 for byte in characters) + b"\0" + bytes(byte & 31 for byte in characters)
+    return _polymod(bytes(byte >> 5 for byte in characters) + b"\0" + bytes(byte & 31 for byte in characters))
 
 
 def encode(prefix: str, words: bytes) -> str:
@@ -88,7 +92,7 @@ def encode(prefix: str, words: bytes) -> str:
         raise Bech32Error("the prefix must be in lower case")
     if words and max(words) >= 1 << WORD_BITS:
         raise Bech32Error("a word has more than 5 bits", next(at for at, word in enumerate(words) if word > 31))
-    register = _polymod(_expanded(prefix) + words + bytes(CHECKSUM_WORDS)) ^ 1
+    register = _polymod(words + bytes(CHECKSUM_WORDS), _after_prefix(prefix)) ^ 1
     checksum = bytes(register >> WORD_BITS * shift & 31 for shift in range(CHECKSUM_WORDS - 1, -1, -1))
     return f"{prefix}1{(words + checksum).translate(_CHARACTER_OF).decode('ascii')}"
 
@@ -112,7 +116,7 @@ def decode(text: str, *, characters_max: int = CHARACTERS_MAX) -> Bech32:
         raise Bech32Error("a character is none of bech32's", separator + 1 + words.index(_INVALID))
     if len(words) < CHECKSUM_WORDS:
         raise Bech32Error("the text is too short for its checksum")
-    if _polymod(_expanded(prefix) + words) != 1:
+    if _polymod(words, _after_prefix(prefix)) != 1:
         raise Bech32Error("the checksum is wrong")
     return Bech32(prefix, words[:-CHECKSUM_WORDS])
 
@@ -150,13 +154,10 @@ def words_of_integer(value: int, count: int | None = None) -> bytes:
 
 def words_of_bytes(data: bytes) -> bytes:
     """Return bytes regrouped into words, padded with zero bits at the end."""
-    count = -(-len(data) * 8 // WORD_BITS)
-    value = int.from_bytes(data, _BYTE_ORDER) << count * WORD_BITS - len(data) * 8
-    digits = bytearray(count)
-    for position in range(count - 1, -1, -1):
-        digits[position] = value & 31
-        value >>= WORD_BITS
-    return bytes(digits)
+    padded = data + bytes(-len(data) % WORD_BITS)
+    groups = [int.from_bytes(padded[at : at + WORD_BITS], _BYTE_ORDER) for at in range(0, len(padded), WORD_BITS)]
+    words = b"".join([_PAIRS[group >> shift & 1023] for group in groups for shift in (30, 20, 10, 0)])
+    return words[: -(-len(data) * 8 // WORD_BITS)]
 
 
 def bytes_of_words(words: bytes) -> bytes:

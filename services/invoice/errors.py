@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from services.chassis.errors import FieldViolation, InvalidRequest, Reason, ServiceError, not_found, precondition_failed
-from services.invoice.domain.rules import TEXTS, OtherInvoiceError, RefusedError
-from services.invoice.store import ForgedRequestError, InvoiceNotFoundError
+from services.invoice.domain.rules import TEXTS, OtherInvoiceError, PreimageMissingError, RefusedError
+from services.invoice.holds import ForgedRequestError
+from services.invoice.store import HashUsedError, InvoiceNotFoundError
 from services.lightning.payment_request import Bolt11Error
+from services.nostr.zaps import ZapError
 
 
 @contextmanager
@@ -23,6 +25,14 @@ def domain_errors() -> Iterator[None]:
         raise ServiceError(Reason.PAYMENT_REQUEST_INVALID, message) from error
     except RefusedError as error:
         raise _refusal(error) from error
+    except HashUsedError as error:
+        raise ServiceError(Reason.PAYMENT_HASH_USED, "there is an invoice with this payment hash already") from error
+    except PreimageMissingError as error:
+        violation = FieldViolation(field="preimage", description="only the owner knows it: it must be given")
+        raise InvalidRequest(violation) from error
+    except ZapError as error:
+        text = f"not a zap request to make this invoice for: {error}"
+        raise ServiceError(Reason.ZAP_REQUEST_INVALID, text, metadata={"check": error.problem.name}) from error
     except OtherInvoiceError as error:
         violation = FieldViolation(field="payment_id", description="this payment locked another invoice before")
         raise InvalidRequest(violation) from error
@@ -33,6 +43,6 @@ def domain_errors() -> Iterator[None]:
 
 def _refusal(error: RefusedError) -> ServiceError:
     """Return the error of a state that does not allow what was asked."""
-    if error.reason is Reason.INVOICE_AMOUNT_MISMATCH:
+    if error.reason in (Reason.INVOICE_AMOUNT_MISMATCH, Reason.PREIMAGE_MISMATCH):
         return ServiceError(error.reason, TEXTS[error.reason])
     return precondition_failed(error.reason, TEXTS[error.reason], subject=error.subject)

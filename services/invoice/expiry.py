@@ -26,10 +26,11 @@ _log = get_logger("invoice")
 class ExpirySweeper:
     """Expires invoices when their time has come. `run` belongs in a background task; `note` hastens it."""
 
-    def __init__(self, database: Database, clock: Callable[[], int]) -> None:
-        """`clock`: milliseconds since 1970."""
+    def __init__(self, database: Database, clock: Callable[[], int], on_expiry: Callable[[int], None]) -> None:
+        """`clock`: milliseconds since 1970. `on_expiry` is told when something was expired and is to be closed at the node."""
         self._database = database
         self._clock = clock
+        self._on_expiry = on_expiry
         self._nearer = asyncio.Event()
         self._wake_time_ms = ALWAYS_MS
 
@@ -50,12 +51,15 @@ class ExpirySweeper:
                 _log.warning("expiry postponed", reason=error.reason)
                 pause_s = RETRY_S
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._nearer.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._nearer.wait()
 
     async def _sweep(self) -> None:
         """Expire all that are due; no write when none is."""
         while await self._due_in_ms() <= 0:
             expired = await self._database.write(lambda connection: expire_invoices(connection, self._clock()))
+            if expired:
+                self._on_expiry(self._clock())
             if expired < EXPIRE_ROWS_MAX:
                 return
 

@@ -1,39 +1,56 @@
-"""Invoices in SQLite. Every change is one compare-and-set with its event in the same transaction.
+"""Invoices in SQL. Every change is one compare-and-set with its event in the same transaction.
 
 All functions run inside `database.write` or `database.read`; none begins or commits. The rules are those of `domain.rules`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import apsw
-
 from services.chassis.secret import SecretBytes
 from services.invoice.domain import rules
-from services.invoice.domain.invoice import Hold, HoldState, Invoice, State
-from services.invoice.domain.rules import LockOrder, RefusedError
-from services.invoice.domain.transitions import HOLD_STEPS, Call, Refuse
+from services.invoice.domain.invoice import AtNode, Invoice, Phase, State
 from services.invoice.wire import change_payload, event_kind
 from services.storage.events import append_event
+from services.storage.sql import Connection
 
 EXPIRE_ROWS_MAX: Final = 200
 """Invoices that expire in one transaction: the writer is not held up."""
-_COLUMNS: Final = (
-    "invoice_id, owner_pubkey, account_id, state, payment_request, payment_hash, preimage, amount_msat, amount_paid_msat,"
-    " description, description_hash, create_time_ms, expire_time_ms, settle_time_ms, update_time_ms, locked_by, sequence"
+_NAMES: Final = (
+    "invoice_id", "owner_pubkey", "account_id", "phase", "payment_request", "payment_hash", "preimage", "amount_msat",
+    "amount_held_msat", "amount_paid_msat", "description", "description_hash", "metadata", "zap_request", "hold", "settle_duration_s",
+    "create_time_ms", "expire_time_ms", "accept_time_ms", "settle_deadline_ms", "settle_time_ms", "update_time_ms", "locked_by",
+    "at_node", "next_run_ms", "attempt", "sequence",
+)  # fmt: skip
+"""The fields of an Invoice, which are columns; the state is one more, for queries."""
+COLUMNS: Final = ", ".join(_NAMES)
+_INSERT: Final = (
+    f"INSERT INTO invoice (state, {COLUMNS}) VALUES (?{', ?' * len(_NAMES)}) ON CONFLICT (payment_hash) DO NOTHING"  # noqa: S608
 )
-_NAMES: Final = tuple(_COLUMNS.split(", "))
+_CHANGING: Final = (
+    "phase", "preimage", "amount_held_msat", "amount_paid_msat", "accept_time_ms", "settle_deadline_ms", "settle_time_ms",
+    "update_time_ms", "locked_by", "at_node", "next_run_ms", "attempt", "sequence",
+)  # fmt: skip
+_SHOWN: Final = (
+    "state", "amount_held_msat", "amount_paid_msat", "accept_time_ms", "settle_deadline_ms", "settle_time_ms", "update_time_ms",
+    "locked_by", "sequence",
+)  # fmt: skip
+"""Which of them readers see: caches and watchers learn of a change from its event alone."""
+_UPDATE: Final = (
+    f"UPDATE invoice SET state = ?, {', '.join(f'{name} = ?' for name in _CHANGING)}"  # noqa: S608  # only names from above
+    " WHERE invoice_id = ? AND phase = ? AND sequence = ?"
+)
 
 
 class InvoiceNotFoundError(LookupError):
     """There is no such invoice, or none that the caller may see."""
 
 
-class ForgedRequestError(ValueError):
-    """The payment request has the hash of an invoice of ours, and is not the one that was issued for it."""
+class HashUsedError(Exception):
+    """There is an invoice with this payment hash already, whoever's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,26 +78,32 @@ class Filter:
     after: tuple[int, str] | None = None
 
 
-def insert_invoice(connection: apsw.Connection, invoice: Invoice) -> Invoice:
-    """Store a new invoice with its event; return it with its sequence."""
+def insert_invoice(connection: Connection, invoice: Invoice) -> Invoice:
+    """Store a new invoice with its event; return it with its sequence. Raises HashUsedError."""
     invoice.check()
-    assert invoice.state is State.OPEN
-    stored = replace(invoice, sequence=_append(connection, invoice, previous=None))
-    row = _row(stored)
-    connection.execute(f"INSERT INTO invoice ({_COLUMNS}) VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
+    assert invoice.phase is Phase.OPEN
+    stored = replace(invoice, sequence=append_change(connection, invoice, previous=None))
+    connection.execute(_INSERT, (stored.state, *_values(stored, _NAMES)))
+    if connection.changes() != 1:
+        raise HashUsedError(invoice.payment_hash)
     return stored
 
 
-def find_invoice(connection: apsw.Connection, key: Key, owner_pubkey: str | None = None) -> Invoice:
+def hash_is_used(connection: Connection, payment_hash: str) -> bool:
+    """Whether there is an invoice with this hash, whoever's."""
+    return connection.execute("SELECT 1 FROM invoice WHERE payment_hash = ?", (payment_hash,)).fetchone() is not None
+
+
+def find_invoice(connection: Connection, key: Key, owner_pubkey: str | None = None) -> Invoice:
     """Return an invoice; with `owner_pubkey` only if it is theirs. Raises InvoiceNotFoundError."""
-    query = f"SELECT {_COLUMNS} FROM invoice WHERE {key.column} = ?"  # noqa: S608  # the column is one of three names
+    query = f"SELECT {COLUMNS} FROM invoice WHERE {key.column} = ?"  # noqa: S608  # the column is one of three names
     row = connection.execute(query, (key.value,)).fetchone()
     if row is None or (owner_pubkey is not None and row[1] != owner_pubkey):
         raise InvoiceNotFoundError(key.value)
-    return _invoice(row)
+    return invoice_of(row)
 
 
-def list_invoices(connection: apsw.Connection, wanted: Filter, limit: int) -> list[Invoice]:
+def list_invoices(connection: Connection, wanted: Filter, limit: int) -> list[Invoice]:
     """Return at most `limit` invoices in the order asked for."""
     direction, comparison = ("ASC", ">") if wanted.oldest_first else ("DESC", "<")
     conditions: list[tuple[str, Sequence[str | int]]] = []
@@ -99,144 +122,48 @@ def list_invoices(connection: apsw.Connection, wanted: Filter, limit: int) -> li
     where = " AND ".join(text for text, _ in conditions) or "TRUE"
     values = [value for _, some in conditions for value in some]
     query = (
-        f"SELECT {_COLUMNS} FROM invoice WHERE {where}"  # noqa: S608  # only texts from above
+        f"SELECT {COLUMNS} FROM invoice WHERE {where}"  # noqa: S608  # only texts from above
         f" ORDER BY create_time_ms {direction}, invoice_id {direction} LIMIT ?"
     )
-    return [_invoice(row) for row in connection.execute(query, (*values, limit))]
+    return [invoice_of(row) for row in connection.execute(query, (*values, limit))]
 
 
-def cancel_invoice(connection: apsw.Connection, key: Key, owner_pubkey: str, now_ms: int) -> Invoice:
-    """Take an invoice back. Raises InvoiceNotFoundError and RefusedError."""
-    invoice = find_invoice(connection, key, owner_pubkey)
-    return _store_change(connection, invoice, rules.cancel(invoice, now_ms))
-
-
-def lock_invoice(
-    connection: apsw.Connection, payment_request: str, payment_hash: str, order: LockOrder, now_ms: int
-) -> tuple[Invoice, Hold]:
-    """Let a payment hold an invoice. Raises InvoiceNotFoundError, ForgedRequestError, RefusedError and OtherInvoiceError.
-
-    The hash finds it, not the text: a request that somebody else signed over our hash must never pass for one of another node.
-    """
-    invoice = find_invoice(connection, Key(column="payment_hash", value=payment_hash))
-    if invoice.payment_request != payment_request:
-        raise ForgedRequestError(invoice.invoice_id)
-    before = find_hold(connection, order.payment_id)
-    locked, hold = rules.lock(invoice, before, order, now_ms)
-    stored = _store_change(connection, invoice, locked)
-    if before is None:
-        _put_hold(connection, hold)
-    return stored, hold
-
-
-def commit_invoice(connection: apsw.Connection, payment_id: str, now_ms: int) -> Invoice:
-    """Settle the invoice that a payment holds. Raises RefusedError."""
-    return _settle_hold(connection, payment_id, Call.COMMIT, rules.commit, now_ms)
-
-
-def release_invoice(connection: apsw.Connection, payment_id: str, now_ms: int) -> Invoice | None:
-    """Free what a payment holds, and let it never lock again; None when it held nothing. Raises RefusedError."""
-    hold = find_hold(connection, payment_id)
-    if hold is None:
-        _put_hold(connection, rules.tombstone(payment_id, now_ms))
-        return None
-    if hold.state is HoldState.RELEASED:
-        return None
-    return _settle_hold(connection, payment_id, Call.RELEASE, rules.release, now_ms)
-
-
-def _settle_hold(
-    connection: apsw.Connection,
-    payment_id: str,
-    call: Call,
-    rule: Callable[[Invoice, Hold, int], tuple[Invoice, Hold]],
-    now_ms: int,
-) -> Invoice:
-    """Apply a rule to the invoice that a payment's hold is about. Raises RefusedError."""
-    hold = find_hold(connection, payment_id)
-    step = HOLD_STEPS[hold.state if hold else None, call]
-    if isinstance(step, Refuse):
-        raise RefusedError(step.reason, payment_id)
-    assert hold is not None
-    assert hold.invoice_id is not None
-    invoice = find_invoice(connection, Key(column="invoice_id", value=hold.invoice_id))
-    changed, after = rule(invoice, hold, now_ms)
-    stored = _store_change(connection, invoice, changed)
-    if after is not hold:
-        _put_hold(connection, after)
-    return stored
-
-
-def expire_invoices(connection: apsw.Connection, now_ms: int) -> int:
+def expire_invoices(connection: Connection, now_ms: int) -> int:
     """Expire open invoices whose time has passed, at most EXPIRE_ROWS_MAX; return how many."""
-    query = f"SELECT {_COLUMNS} FROM invoice WHERE state = 1 AND expire_time_ms <= ? ORDER BY expire_time_ms LIMIT ?"  # noqa: S608
-    due = [_invoice(row) for row in connection.execute(query, (now_ms, EXPIRE_ROWS_MAX)).fetchall()]
+    query = f"SELECT {COLUMNS} FROM invoice WHERE state = 1 AND expire_time_ms <= ? ORDER BY expire_time_ms LIMIT ?"  # noqa: S608
+    due = [invoice_of(row) for row in connection.execute(query, (now_ms, EXPIRE_ROWS_MAX)).fetchall()]
     for invoice in due:
-        _store_change(connection, invoice, rules.expire(invoice, now_ms))
+        store_change(connection, invoice, rules.expire(invoice, now_ms))
     return len(due)
 
 
-def next_expire_time_ms(connection: apsw.Connection) -> int | None:
+def next_expire_time_ms(connection: Connection) -> int | None:
     """Return when the next open invoice expires; None when none is open."""
     row = connection.execute("SELECT min(expire_time_ms) FROM invoice WHERE state = 1").fetchone()
     return None if row is None or row[0] is None else int(row[0])
 
 
-def find_hold(connection: apsw.Connection, payment_id: str) -> Hold | None:
-    """Return what is remembered of a payment."""
-    row = connection.execute(
-        "SELECT payment_id, invoice_id, state, amount_msat, actor_pubkey, update_time_ms FROM invoice_hold"
-        " WHERE payment_id = ?",
-        (payment_id,),
-    ).fetchone()
-    if row is None:
-        return None
-    return Hold(
-        payment_id=row[0],
-        invoice_id=row[1],
-        state=HoldState(row[2]),
-        amount_msat=row[3],
-        actor_pubkey=row[4],
-        update_time_ms=row[5],
-    )
-
-
-def _put_hold(connection: apsw.Connection, hold: Hold) -> None:
-    """Store a hold, or its new state."""
-    hold.check()
-    connection.execute(
-        "INSERT INTO invoice_hold (payment_id, invoice_id, state, amount_msat, actor_pubkey, update_time_ms)"
-        " VALUES (?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (payment_id) DO UPDATE SET state = excluded.state, update_time_ms = excluded.update_time_ms",
-        (hold.payment_id, hold.invoice_id, hold.state, hold.amount_msat, hold.actor_pubkey, hold.update_time_ms),
-    )
-
-
-def _store_change(connection: apsw.Connection, before: Invoice, after: Invoice) -> Invoice:
-    """Store an invoice's new state with its event, when it changed; return it with its sequence."""
+def store_change(connection: Connection, before: Invoice, after: Invoice) -> Invoice:
+    """Store an invoice's new phase, when it changed, with an event when watchers are told; return it with its sequence."""
     if after is before:
         return before
-    stored = replace(after, sequence=_append(connection, after, previous=before.state))
-    connection.execute(
-        "UPDATE invoice SET state = ?, amount_paid_msat = ?, settle_time_ms = ?, update_time_ms = ?, locked_by = ?,"
-        " sequence = ? WHERE invoice_id = ? AND state = ? AND sequence = ?",
-        (
-            stored.state,
-            stored.amount_paid_msat,
-            stored.settle_time_ms,
-            stored.update_time_ms,
-            stored.locked_by,
-            stored.sequence,
-            before.invoice_id,
-            before.state,
-            before.sequence,
-        ),
+    told = rules.is_announced(before, after)
+    assert told or all(getattr(before, name) == getattr(after, name) for name in _SHOWN), (
+        "what is shown changes with an event"
     )
-    assert connection.changes() == 1, "the invoice changed inside our own transaction"
+    stored = replace(after, sequence=append_change(connection, after, previous=before.state)) if told else after
+    update_invoice(connection, before, stored)
     return stored
 
 
-def _append(connection: apsw.Connection, invoice: Invoice, previous: State | None) -> int:
+def update_invoice(connection: Connection, before: Invoice, after: Invoice) -> None:
+    """Store an invoice as it is now, without an event."""
+    values = (after.state, *_values(after, _CHANGING), before.invoice_id, before.phase, before.sequence)
+    connection.execute(_UPDATE, values)
+    assert connection.changes() == 1, "the invoice changed inside our own transaction"
+
+
+def append_change(connection: Connection, invoice: Invoice, previous: State | None) -> int:
     """Write the event of a change; return its sequence."""
     return append_event(
         connection,
@@ -246,34 +173,32 @@ def _append(connection: apsw.Connection, invoice: Invoice, previous: State | Non
     )
 
 
-def _row(invoice: Invoice) -> tuple[str | int | bytes | None, ...]:
-    """Return the columns of an invoice."""
-    return (
-        invoice.invoice_id,
-        invoice.owner_pubkey,
-        invoice.account_id,
-        invoice.state,
-        invoice.payment_request,
-        invoice.payment_hash,
-        invoice.preimage.reveal(),
-        invoice.amount_msat,
-        invoice.amount_paid_msat,
-        invoice.description,
-        invoice.description_hash,
-        invoice.create_time_ms,
-        invoice.expire_time_ms,
-        invoice.settle_time_ms,
-        invoice.update_time_ms,
-        invoice.locked_by,
-        invoice.sequence,
-    )
+def _values(invoice: Invoice, names: Sequence[str]) -> list[str | int | bytes | None]:
+    """Return fields of an invoice as values of their columns."""
+    return [_value(name, getattr(invoice, name)) for name in names]
 
 
-def _invoice(row: Sequence[Any]) -> Invoice:
-    """Return the invoice of a row with _COLUMNS."""
+def _value(name: str, value: Any) -> str | int | bytes | None:
+    """Return one field as its column holds it."""
+    if type(value) in (str, int):  # most of them
+        plain: str | int = value
+        return plain
+    if isinstance(value, SecretBytes):
+        return value.reveal()
+    if name == "metadata":
+        return json.dumps(dict(value), sort_keys=True)
+    stored: str | int | None = int(value) if isinstance(value, bool) else value
+    return stored
+
+
+def invoice_of(row: Sequence[Any]) -> Invoice:
+    """Return the invoice of a row with COLUMNS."""
     values = dict(zip(_NAMES, row, strict=True))
-    values["state"] = State(values["state"])
-    values["preimage"] = SecretBytes(values["preimage"])
+    values["phase"] = Phase(values["phase"])
+    values["preimage"] = None if values["preimage"] is None else SecretBytes(values["preimage"])
+    values["metadata"] = json.loads(values["metadata"])
+    values["hold"] = bool(values["hold"])
+    values["at_node"] = AtNode(values["at_node"])
     invoice = Invoice(**values)
     invoice.check()
     return invoice

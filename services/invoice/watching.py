@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-import apsw
-
 from nipmesh.events.v1 import events_pb2
 from nipmesh.invoice.v1 import invoice_service_pb2 as pb
 from services.chassis.draining import Draining
 from services.invoice.domain.invoice import Invoice
 from services.invoice.store import Key, find_invoice
-from services.invoice.wire import invoice_message, timestamp_of_ms
+from services.invoice.wire import KIND_PREFIX, invoice_message, timestamp_of_ms
 from services.storage.database import Database
-from services.storage.events import HEARTBEAT_S, Event, Heartbeat, newest_sequence, watch
+from services.storage.events import HEARTBEAT_S, Event, Heartbeat, watch
+from services.storage.sequence import newest_sequence
+from services.storage.sql import Connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,8 @@ class Watched:
 
     def matches(self, event: Event) -> bool:
         """Whether the watcher may see the event, and wants to."""
+        if not event.kind.startswith(KIND_PREFIX):
+            return False
         changed = events_pb2.InvoiceChanged.FromString(event.payload)
         return (
             self.owner_pubkey in (None, changed.owner_pubkey)
@@ -73,7 +75,7 @@ class Watcher:
                 yield _message(event)
 
 
-def _snapshot(connection: apsw.Connection, watched: Watched) -> tuple[Invoice, int]:
+def _snapshot(connection: Connection, watched: Watched) -> tuple[Invoice, int]:
     """Return the invoice and the newest sequence of the same moment. Raises InvoiceNotFoundError."""
     key = Key(column="payment_hash", value=watched.payment_hash)
     return find_invoice(connection, key, watched.owner_pubkey), newest_sequence(connection)

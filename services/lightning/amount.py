@@ -11,7 +11,7 @@ MSAT_PER_BITCOIN: Final = 100_000_000_000
 MSAT_PER_UNIT: Final = {"": MSAT_PER_BITCOIN, "m": 100_000_000, "u": 100_000, "n": 100}
 """Millisatoshi of one unit, largest first; `p` is a tenth of a millisatoshi and stands apart."""
 PICO_PER_MSAT: Final = 10
-_CURRENCY_THEN_AMOUNT: Final = re.compile(r"ln(bcrt|bc|tbs|tb)(?:([0-9]+)(.?))?", re.DOTALL)
+_CURRENCY_THEN_AMOUNT: Final = re.compile(r"ln(bcrt|bc|tbs|tb|sb)(?:([0-9]+)(.?))?", re.DOTALL)
 
 
 def encode_prefix(currency: str, amount_msat: int | None) -> str:
@@ -32,7 +32,7 @@ def decode_prefix(prefix: str) -> tuple[str, int | None]:
     """Currency and amount in millisatoshi (None: the payer chooses). Raises Bolt11Error."""
     match = _CURRENCY_THEN_AMOUNT.fullmatch(prefix)
     if match is None:
-        raise Bolt11Error("prefix", "must be ln, a known currency (bc, tb, tbs, bcrt), and perhaps an amount")
+        raise Bolt11Error("prefix", "must be ln, a known currency (bc, tb, tbs, bcrt, sb), and perhaps an amount")
     currency, digits, multiplier = match.groups()
     return currency, None if digits is None else _amount_msat(digits, multiplier)
 

@@ -248,7 +248,11 @@ def _verified(key: bytes, message: bytes, signature: bytes) -> str:
 
 
 def encode(request: PaymentRequest, key: NodeKey) -> str:
-    """Return the signed payment request, lower case. Raises Bolt11Error for values that no payment request can have."""
+    """Return the signed payment request, lower case. Raises Bolt11Error for values that no payment request can have.
+
+    To be called on the event loop: a thread for it costs more processor time than it takes off the loop
+    (`python -m benchmarks.services crypto`).
+    """
     if request.payee_pubkey != key.public_key:
         raise Bolt11Error("field n", "the payee is not the node that signs")
     prefix = encode_prefix(request.currency, request.amount_msat)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-CURRENCIES: Final = ("bc", "tb", "tbs", "bcrt")
-"""Bitcoin's main net, test net, signet and regtest, as BIP-173 and BOLT11 abbreviate them."""
+CURRENCIES: Final = ("bc", "tb", "tbs", "bcrt", "sb")
+"""Bitcoin's main net, test net, signet and regtest, as BIP-173 and BOLT11 abbreviate them, and btcd's simnet."""
 REGTEST: Final = "bcrt"
 EXPIRY_S_DEFAULT: Final = 3_600
 """BOLT11: "Default is 3600 (1 hour) if not specified"."""

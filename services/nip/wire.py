@@ -8,9 +8,13 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from nipmesh.nip.v1 import nip_pb2, nip_service_pb2
-from services.nip.domain.event import Event, Tags, Template, Verdict
+from services.nip.domain.ciphers import Cipher
 from services.nip.domain.key import Key
+from services.nip.domain.life import State
 from services.nip.domain.nip19 import npub
+from services.nip.domain.nip49 import KeySecurity
+from services.nip.domain.relays import Relay
+from services.nostr.event import Event, Tags, Template, Verdict
 
 MICROSECONDS_PER_SECOND: Final = 1_000_000
 
@@ -60,28 +64,53 @@ def template_of(message: nip_pb2.EventTemplate) -> Template:
     )
 
 
-def key_message(key: Key) -> nip_pb2.Key:
-    """Return the message of a key; nothing private is in it."""
-    return nip_pb2.Key(
+_STATES: Final = {
+    State.ACTIVE: nip_pb2.Key.STATE_ACTIVE,
+    State.LOCKED: nip_pb2.Key.STATE_LOCKED,
+    State.UNLOCKED: nip_pb2.Key.STATE_UNLOCKED,
+    State.DISABLED: nip_pb2.Key.STATE_DISABLED,
+    State.DISABLED_LOCKED: nip_pb2.Key.STATE_DISABLED,
+    State.DELETED: nip_pb2.Key.STATE_DELETED,
+}
+_WITH_PASSWORD: Final = frozenset({State.LOCKED, State.UNLOCKED, State.DISABLED_LOCKED})
+_SECURITIES: Final = {
+    KeySecurity.EXPOSED: nip_pb2.KEY_SECURITY_EXPOSED,
+    KeySecurity.SAFE: nip_pb2.KEY_SECURITY_SAFE,
+    KeySecurity.UNKNOWN: nip_pb2.KEY_SECURITY_UNKNOWN,
+}
+CIPHERS: Final = {nip_pb2.CIPHER_NIP44: Cipher.NIP44, nip_pb2.CIPHER_NIP04: Cipher.NIP04}
+"""What each cipher on the wire is in the domain."""
+
+
+def key_message(key: Key, now_us: int) -> nip_pb2.Key:
+    """Return the message of a key as of this moment; nothing private is in it."""
+    state = key.state(now_us)
+    message = nip_pb2.Key(
         key_id=key.key_id,
         owner=key.owner,
         pubkey=key.pubkey,
         npub=npub(bytes.fromhex(key.pubkey)),
-        state=nip_pb2.Key.STATE_ACTIVE,
+        state=_STATES[state],
         display_name=key.display_name,
         create_time=timestamp_of_us(key.create_time_us),
+        password_protected=state in _WITH_PASSWORD,
+        security=_SECURITIES[key.security],
     )
+    if state is State.UNLOCKED and key.unlock_expire_time_us is not None:
+        message.unlock_expire_time.CopyFrom(timestamp_of_us(key.unlock_expire_time_us))
+    if key.delete_time_us is not None:
+        message.delete_time.CopyFrom(timestamp_of_us(key.delete_time_us))
+    return message
 
 
-def key_of(message: nip_pb2.Key) -> Key:
-    """Return the key of a message that key_message made."""
-    return Key(
-        key_id=message.key_id,
-        owner=message.owner,
-        pubkey=message.pubkey,
-        display_name=message.display_name,
-        create_time_us=message.create_time.ToMicroseconds(),
-    )
+def relays_of(messages: Iterable[nip_pb2.Relay]) -> tuple[Relay, ...]:
+    """Return the relays of messages."""
+    return tuple(Relay(url=message.url, read=message.read, write=message.write) for message in messages)
+
+
+def relay_messages(relays: Iterable[Relay]) -> list[nip_pb2.Relay]:
+    """Return the messages of relays."""
+    return [nip_pb2.Relay(url=relay.url, read=relay.read, write=relay.write) for relay in relays]
 
 
 def timestamp_of_us(time_us: int) -> Timestamp:

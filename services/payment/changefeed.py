@@ -17,12 +17,13 @@ LOOK_SECONDS_MAX: Final = 1.0
 
 
 class _Waiter:
-    """One waiting call: the newest payment that it was handed, and a bell."""
+    """One waiting call: the newest payment that it was handed, what it waits for, and a bell."""
 
-    __slots__ = ("bell", "local", "payment")
+    __slots__ = ("bell", "done", "local", "payment")
 
-    def __init__(self, payment: Payment, *, local: bool) -> None:
+    def __init__(self, payment: Payment, done: Callable[[Payment], bool], *, local: bool) -> None:
         self.payment = payment
+        self.done = done
         self.local = local
         self.bell = asyncio.Event()
 
@@ -38,7 +39,8 @@ class ChangeFeed:
         """Tell this process's waiters; called by the driver after each commit."""
         for waiter in self._waiters.get(payment.payment_id, ()):
             waiter.payment = payment
-            waiter.bell.set()
+            if waiter.done(payment):
+                waiter.bell.set()
 
     def hand_over(self) -> None:
         """Another replica drives from now on: whoever waits here looks at the database instead."""
@@ -52,7 +54,7 @@ class ChangeFeed:
         `local`: this process drives it, so that its commits are published here; if that changes (the lease went to another replica),
         the look every second notices.
         """
-        waiter = _Waiter(payment, local=local)
+        waiter = _Waiter(payment, done, local=local)
         self._waiters[payment.payment_id].add(waiter)
         try:
             with contextlib.suppress(TimeoutError):
@@ -70,7 +72,8 @@ class ChangeFeed:
         waiter.bell.clear()
         if waiter.local:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(waiter.bell.wait(), LOOK_SECONDS_MAX)
+                async with asyncio.timeout(LOOK_SECONDS_MAX):
+                    await waiter.bell.wait()
                 return
         else:
             await self._database.changes().wait(timeout_s=LOOK_SECONDS_MAX)

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Final
 
 import structlog
 
 from services.chassis.errors import Reason as ErrorReason
 from services.chassis.errors import ServiceError
+from services.chassis.failpoints import failpoint
+from services.lightning.bolt11 import decode
+from services.lightning.node import (
+    NodeFailed,
+    NodePaid,
+    NodeRefusedError,
+    NodeUnavailableError,
+    PayingNode,
+    PaymentOrder,
+)
 from services.payment.changefeed import ChangeFeed
 from services.payment.clients import InvoiceClient, ReceiptClient, StepUnavailableError
 from services.payment.domain.model import Failure, Payment, Reason, Refused
-from services.payment.domain.saga import (
+from services.payment.domain.saga import Decision, Saga, decide
+from services.payment.domain.saga_words import (
+    CALL_SECONDS,
     Action,
-    Decision,
+    Answer,
     Dispatch,
     Event,
     Fail,
+    GraceOver,
+    HoldForPayee,
     LockRefused,
-    NodeFailed,
-    NodeHolds,
-    NodePaid,
     Park,
+    PostHeld,
     PostTransfer,
     Remember,
-    Saga,
     SaveReceipt,
     Settle,
     Signed,
@@ -35,25 +48,24 @@ from services.payment.domain.saga import (
     Unavailable,
     WriteRefused,
     Written,
-    decide,
 )
-from services.payment.failpoints import failpoint
-from services.payment.node.port import LightningNode, NodeUnavailableError, order_of
 from services.payment.receipts import ReceiptKey
 from services.payment.store import sagas, transactions
 from services.storage.database import Database
 
 COMMIT_NAMES: Final = {
     PostTransfer: "post_transfer",
+    HoldForPayee: "hold_for_payee",
     Dispatch: "dispatch",
     Succeed: "succeed",
+    PostHeld: "post_held",
     Settle: "settle",
     Fail: "fail",
     SaveReceipt: "save_receipt",
     Remember: "remember",
     Park: "park",
 }
-STEPS_SHOWN: Final = frozenset({PostTransfer, Dispatch, Settle, Fail})
+STEPS_SHOWN: Final = frozenset({PostTransfer, HoldForPayee, PostHeld, Dispatch, Settle, Fail})
 """Commits that are steps of their own in a payment's history; the others only write down what a call did."""
 REFUSALS: Final = {
     Reason.INSUFFICIENT_BALANCE: Failure.INSUFFICIENT_BALANCE,
@@ -78,7 +90,9 @@ class Parts:
     invoices: InvoiceClient
     receipts: ReceiptClient
     receipt_key: ReceiptKey
-    node: LightningNode
+    node: PayingNode
+    two_phase: bool = False
+    """Whether the settlement is prepared before the money moves, and the decision logged with it."""
     clock: Callable[[], int] = now_ms
 
 
@@ -91,23 +105,45 @@ class SagaDriver:
     saga: Saga
     payment: Payment
     steps: list[sagas.StepRecord] = field(default_factory=list)
+    calls: dict[Action, asyncio.Task[Answer]] = field(default_factory=dict)
 
     async def run(self, event: Event) -> None:
         """Go on after `event` until nothing is left to do or the lease was given back. Raises LeaseLostError."""
-        while True:
-            decision = decide(self.saga, event, self.parts.clock())
-            if decision.commit is not None:
-                event = await self._write(decision)
-                if isinstance(decision.commit, Park):
-                    return
-            elif decision.action is not None:
-                self.saga = decision.saga
-                event = await self._act(decision.action)
-            else:
-                return
+        try:
+            next_event: Event | None = event
+            while next_event is not None:
+                decision = decide(self.saga, next_event, self.parts.clock())
+                next_event = await (self._write(decision) if decision.commit is not None else self._follow(decision))
+        finally:
+            await self._drop_calls()
 
-    async def _write(self, decision: Decision) -> Event:
-        """Write one decision; what it means for the saga."""
+    async def _follow(self, decision: Decision) -> Event | None:
+        """Begin the calls of a decision, wait for the first answer; None when nothing is outstanding any more."""
+        self.saga = decision.saga
+        if len(decision.actions) == 1 and not self.calls:
+            return await self._act(*decision.actions)
+        for action in decision.actions:
+            name = f"saga {self.saga.payment_id} {action.value}"
+            self.calls[action] = asyncio.create_task(self._act(action), name=name)
+        assert set(self.calls) == self.saga.outstanding
+        return await self._first_answer(decision.grace_ms) if self.calls else None
+
+    async def _first_answer(self, grace_ms: int | None) -> Event:
+        timeout_s = None if grace_ms is None else grace_ms / 1_000
+        done, _ = await asyncio.wait(self.calls.values(), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        answered = next((action for action, call in self.calls.items() if call in done), None)
+        return GraceOver() if answered is None else self.calls.pop(answered).result()
+
+    async def _drop_calls(self) -> None:
+        """Calls that nobody waits for any more: each can be repeated, so none needs its end."""
+        calls = tuple(self.calls.values())
+        self.calls.clear()
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _write(self, decision: Decision) -> Event | None:
+        """Write one decision; what it means for the saga. None after giving the lease back."""
         assert decision.commit is not None
         name = COMMIT_NAMES[type(decision.commit)]
         start_ms = self.parts.clock()
@@ -116,19 +152,20 @@ class SagaDriver:
             state = sagas.STEP_COMPENSATED if isinstance(decision.commit, Fail) else sagas.STEP_DONE
             shown = "void_transfer" if isinstance(decision.commit, Fail) else name
             self._record(shown, state, start_ms)
+        progress = self._progress(decision)
         try:
-            progress = self._progress(decision)
             self.payment = await self.parts.database.write(
                 lambda connection: transactions.advance(connection, progress)
             )
         except Refused as refused:
             self._record(name, sagas.STEP_FAILED, start_ms, refused.reason, replaces=True)
-            return WriteRefused(REFUSALS.get(refused.reason, Failure.INVOICE_NOT_PAYABLE))
+            failure = REFUSALS.get(refused.reason, Failure.INVOICE_NOT_PAYABLE)
+            return WriteRefused(failure, decision.commit)
         self.saga = decision.saga
-        self.steps.clear()
+        del self.steps[: len(progress.steps)]  # a call beside this write may have added its own
         self.parts.feed.publish(self.payment)
         failpoint(f"{name}.done")
-        return Written()
+        return None if isinstance(decision.commit, Park) else Written()
 
     def _progress(self, decision: Decision) -> transactions.Progress:
         return transactions.Progress(
@@ -136,52 +173,58 @@ class SagaDriver:
             decision=decision,
             payment=self.payment,
             simulated=self.parts.node.simulated,
+            two_phase=self.parts.two_phase,
             steps=tuple(self.steps),
             now_ms=self.parts.clock(),
         )
 
-    async def _act(self, action: Action) -> Event:
-        """Do one call; its answer, or that there was none."""
+    async def _act(self, action: Action) -> Answer:
+        """Do one call; its answer, or that there was none in time."""
         failpoint(action.value)
         start_ms = self.parts.clock()
         try:
-            event = await self._call(action)
-        except (StepUnavailableError, NodeUnavailableError, ServiceError) as error:
-            reason = getattr(error, "reason", ErrorReason.BACKEND_UNAVAILABLE)
-            self._record(action.value, sagas.STEP_RUNNING, start_ms, str(reason))
-            _log.warning(
-                "payment.step_unavailable", payment_id=self.saga.payment_id, step=action.value, reason=str(reason)
-            )
-            return Unavailable()
-        refused = isinstance(event, LockRefused | NodeFailed | NodeHolds)
+            async with asyncio.timeout(CALL_SECONDS[action]):
+                answer = await self._call(action)
+        except (StepUnavailableError, NodeUnavailableError, NodeRefusedError, ServiceError, TimeoutError) as error:
+            reason = _reason_of(error)
+            self._record(action.value, sagas.STEP_RUNNING, start_ms, reason)
+            _log.warning("payment.step_unavailable", payment_id=self.saga.payment_id, step=action.value, reason=reason)
+            return Unavailable(action, reason)
+        refused = isinstance(answer, LockRefused | NodeFailed)
         self._record(action.value, sagas.STEP_FAILED if refused else sagas.STEP_DONE, start_ms)
         failpoint(f"{action.value}.done")
-        return event
+        return answer
 
-    async def _call(self, action: Action) -> Event:
+    async def _call(self, action: Action) -> Answer:
         parts, payment = self.parts, self.payment
         match action:
             case Action.LOCK:
-                return await parts.invoices.lock(payment)
-            case Action.CANCEL_AT_NODE:
-                return await parts.node.cancel(payment.payment_hash)
+                return await parts.invoices.lock(payment, prepare=parts.two_phase)
             case Action.COMMIT:
-                return await parts.invoices.commit(payment.payment_id)
+                return await parts.invoices.commit(payment, hold=self.saga.hold)
+            case Action.LOOK:
+                return await parts.invoices.look(payment)
             case Action.RELEASE:
                 return await parts.invoices.release(payment.payment_id)
             case Action.PAY:
-                return self._within_limit(await parts.node.pay(order_of(payment)))
+                return self._checked(await parts.node.pay(order_of(payment)))
             case Action.TRACK:
-                return self._within_limit(await parts.node.track(payment.payment_hash))
+                return self._checked(await parts.node.track(payment.payment_hash))
             case Action.SIGN:
-                return Signed(await parts.receipt_key.sign(parts.receipts, payment))
+                moved_ms = payment.settle_time_ms or self.saga.moved_time_ms
+                return Signed(await parts.receipt_key.sign(parts.receipts, payment, moved_ms))
 
-    def _within_limit(self, event: Event) -> Event:
-        """A node that spent more than it was allowed is our loss, never the payer's."""
-        if not isinstance(event, NodePaid) or event.fee_msat <= self.payment.fee_limit_msat:
-            return event
-        _log.error("payment.fee_above_limit", payment_id=self.payment.payment_id, fee_msat=event.fee_msat)
-        return replace(event, fee_msat=self.payment.fee_limit_msat)
+    def _checked(self, answer: Answer) -> Answer:
+        """A node that spent more than it was allowed is our loss, never the payer's; one that proves another payment said nothing."""
+        if not isinstance(answer, NodePaid):
+            return answer
+        unproven = self.parts.node.simulated and not answer.preimage
+        if not unproven and sha256(bytes.fromhex(answer.preimage)).hexdigest() != self.payment.payment_hash:
+            raise StepUnavailableError(ErrorReason.PREIMAGE_MISMATCH, "the node named a preimage of another hash")
+        if answer.fee_msat > self.payment.fee_limit_msat:
+            _log.error("payment.fee_above_limit", payment_id=self.payment.payment_id, fee_msat=answer.fee_msat)
+            return replace(answer, fee_msat=self.payment.fee_limit_msat)
+        return answer
 
     def _record(self, step: str, state: int, start_ms: int, error: str = "", *, replaces: bool = False) -> None:
         if replaces and self.steps and self.steps[-1].step == step:
@@ -195,3 +238,21 @@ class SagaDriver:
             error=error,
         )
         self.steps.append(record)
+
+
+def order_of(payment: Payment) -> PaymentOrder:
+    """The node's order for a payment; its payment request was read before, when it was recorded."""
+    return PaymentOrder(
+        payment_hash=payment.payment_hash,
+        payment_request=payment.payment_request,
+        amount_msat=payment.amount_msat,
+        fee_limit_msat=payment.fee_limit_msat,
+        amount_is_open=decode(payment.payment_request).amount_msat is None,
+    )
+
+
+def _reason_of(error: Exception) -> str:
+    """One word for operators."""
+    if isinstance(error, TimeoutError):
+        return str(ErrorReason.DEADLINE_EXCEEDED)
+    return str(getattr(error, "reason", ErrorReason.BACKEND_UNAVAILABLE))

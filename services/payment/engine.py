@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import contextvars
 import random
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -15,7 +14,8 @@ from opentelemetry.context import attach, get_current
 
 from services.chassis.errors import ServiceError
 from services.payment.domain.model import Payment
-from services.payment.domain.saga import Event, Resumed, Saga, Written
+from services.payment.domain.saga import Saga
+from services.payment.domain.saga_words import Event, Resumed, Written
 from services.payment.driver import Parts, SagaDriver
 from services.payment.store import payments, sagas
 
@@ -40,8 +40,9 @@ _log = structlog.stdlib.get_logger()
 class SagaEngine:
     """The sagas of this process. `start` it before the first call is served, `stop` it when draining begins."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.owner = str(uuid.uuid4())
+    def __init__(self, parts: Parts, owner: str) -> None:
+        """`owner` is this process and no other, whatever came before it."""
+        self.owner = owner
         self._parts = parts
         self._running: dict[str, tuple[sagas.Lease, asyncio.Task[None]]] = {}
         self._lease_until_ms: dict[str, int] = {}
@@ -118,7 +119,7 @@ class SagaEngine:
         lease, saga = driver.lease, driver.saga
         with contextlib.suppress(sagas.LeaseLostError, ServiceError):
             await self._parts.database.write(
-                lambda connection: sagas.save_saga(connection, lease, saga, lease_until_ms=0, next_run_at_ms=until_ms)
+                lambda connection: sagas.park_saga(connection, lease, saga, next_run_at_ms=until_ms, patient=True)
             )
 
     def _forget(self, lease: sagas.Lease) -> None:

@@ -7,40 +7,44 @@ from typing import Final
 
 from nipmesh.payment.v1 import payment_pb2
 from nipmesh.payment.v1 import payment_service_pb2 as pb
-from services.chassis.caller import remaining_s, require_subject
+from services.chassis.caller import current_caller, remaining_s, require_subject
 from services.chassis.errors import Reason, ServiceError, precondition_failed, unavailable
+from services.chassis.failpoints import failpoint
 from services.payment.border import write
 from services.payment.changefeed import ChangeFeed
 from services.payment.domain.fees import fee_limit_msat
 from services.payment.domain.invoice import Invoice, amount_to_pay_msat, read_invoice
 from services.payment.domain.model import FINAL_STATES, Payment, PaymentState, Refused
 from services.payment.domain.saga import Saga
+from services.payment.domain.saga_words import STEP_LIMITS, Step
 from services.payment.driver import now_ms
 from services.payment.engine import SagaEngine
-from services.payment.failpoints import failpoint
-from services.payment.store.transactions import Begun, begin_payment
+from services.payment.store.beginning import begin_write
+from services.payment.store.payments import find_begun
+from services.payment.store.transactions import Begun
 from services.payment.wire import payment_message
 from services.storage.database import Database
-from services.storage.idempotency import Replay, RequestKey, find, in_progress
+from services.storage.idempotency import RequestKey, in_progress
 from services.storage.ids import new_id
 
-GIVE_UP_MS: Final = 60_000
-"""An invoice that cannot be locked, or handed to the node, for a minute is not paid any more."""
+GIVE_UP_MS: Final = int(STEP_LIMITS[Step.LOCK_INVOICE].seconds * 1_000)
+"""An invoice that cannot be locked, or handed to the node, so long is not paid any more."""
 WAIT_SECONDS_MAX: Final = 60.0
 """Longest wait of a call without a deadline; the field wait_duration allows no more either."""
 ANSWER_MARGIN_SECONDS: Final = 0.25
 """The wait ends this long before the deadline, so that the answer still arrives."""
-RECEIPT_WAIT_SECONDS: Final = 2.0
-"""A succeeded payment waits this long for its receipt: a broken NIP service must not slow payments down further."""
+RECEIPT_WAIT_SECONDS: Final = 0.5
+"""The answer about a succeeded payment waits this long for its receipt: a broken NIP service must not slow it down further."""
 
 
 class InvoicePayer:
     """What PayInvoice does."""
 
-    def __init__(self, database: Database, engine: SagaEngine, feed: ChangeFeed) -> None:
+    def __init__(self, database: Database, engine: SagaEngine, feed: ChangeFeed, currency: str) -> None:
         self._database = database
         self._engine = engine
         self._feed = feed
+        self._currency = currency
 
     async def pay(self, request: pb.PayInvoiceRequest) -> pb.PayInvoiceResponse:
         """Pay, or say how far an earlier request with this id got. Neither deadline nor cancellation touch what began."""
@@ -50,10 +54,6 @@ class InvoicePayer:
         if self._engine.full:
             raise unavailable("too many payments are under way", reason=Reason.OVERLOADED)
         outcome = await self._begin(draft, key)
-        if isinstance(outcome, Replay):
-            response = pb.PayInvoiceResponse.FromString(outcome.response)
-            response.replayed = True
-            return _answer(response)
         payment = await self._wait(outcome, until_s)
         if payment.state not in FINAL_STATES and not outcome.fresh and not request.HasField("wait_duration"):
             raise in_progress()
@@ -61,23 +61,23 @@ class InvoicePayer:
 
     async def _draft(self, request: pb.PayInvoiceRequest, key: RequestKey) -> tuple[Payment, Saga]:
         """The payment as it is recorded when it is new. An expired invoice is refused, unless it was paid with this id before."""
-        subject = require_subject()
+        require_subject()
         try:
-            invoice = read_invoice(request.payment_request)
+            invoice = read_invoice(request.payment_request, self._currency)
             amount_msat = amount_to_pay_msat(invoice, request.amount_msat if request.HasField("amount_msat") else None)
         except Refused as refused:
             raise ServiceError(refused.reason.value, refused.message) from refused
         moment_ms = now_ms()
         if (
             moment_ms >= invoice.expire_time_ms
-            and await self._database.read(lambda connection: find(connection, key)) is None
+            and await self._database.read(lambda connection: find_begun(connection, key)) is None
         ):
             raise precondition_failed(Reason.INVOICE_EXPIRED, "the invoice has expired", subject=invoice.payment_hash)
         limit_msat = fee_limit_msat(amount_msat, request.fee_limit_msat if request.HasField("fee_limit_msat") else None)
         payment = Payment(
             payment_id=new_id(),
             account_id=request.account_id,
-            scope=subject,
+            scope=current_caller().scope,
             request_id=key.request_id,
             state=PaymentState.RESERVED,
             payment_request=invoice.payment_request,
@@ -85,19 +85,20 @@ class InvoicePayer:
             amount_msat=amount_msat,
             fee_limit_msat=limit_msat,
             create_time_ms=moment_ms,
+            update_time_ms=moment_ms,
         )
         return payment, _saga(payment, invoice)
 
-    async def _begin(self, draft: tuple[Payment, Saga], key: RequestKey) -> Begun | Replay:
+    async def _begin(self, draft: tuple[Payment, Saga], key: RequestKey) -> Begun:
         payment, saga = draft
         lease, until_ms = self._engine.first_lease(payment.payment_id)
         outcome = await write(
             self._database,
-            lambda connection: begin_payment(connection, key, payment, saga, lease, until_ms),
+            begin_write(key, payment, saga, lease, until_ms),
             payment.account_id,
         )
         failpoint("reserve_balance.done")
-        if isinstance(outcome, Begun) and outcome.fresh and outcome.payment.state is PaymentState.RESERVED:
+        if outcome.fresh and outcome.payment.state is PaymentState.RESERVED:
             self._engine.run(lease, saga, outcome.payment)
         return outcome
 
@@ -115,7 +116,12 @@ class InvoicePayer:
 
 def _saga(payment: Payment, invoice: Invoice) -> Saga:
     give_up_ms = min(payment.create_time_ms + GIVE_UP_MS, invoice.expire_time_ms)
-    return Saga(payment_id=payment.payment_id, payer_account_id=payment.account_id, give_up_time_ms=give_up_ms)
+    return Saga(
+        payment_id=payment.payment_id,
+        payer_account_id=payment.account_id,
+        give_up_time_ms=give_up_ms,
+        step_time_ms=payment.create_time_ms,
+    )
 
 
 def _wait_seconds(request: pb.PayInvoiceRequest) -> float:

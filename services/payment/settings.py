@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from services.chassis.settings import ChassisSettings
+from pydantic import Field
+
+from services.lightning.settings import LightningSettings
 
 
-class PaymentSettings(ChassisSettings):
-    """No variables of its own: state lies in NIPMESH_DATA_DIRECTORY, other services are reached through NIPMESH_EGRESS.
+class PaymentSettings(LightningSettings):
+    """Which Lightning node pays, and how payments inside the mesh are committed.
+
+    State lies in NIPMESH_DATA_DIRECTORY, others are reached through NIPMESH_EGRESS.
 
     NIPMESH_FAILPOINT is for tests (see `failpoints`).
     """
+
+    two_phase_commit: bool = Field(
+        default=False,
+        description="Whether payments inside the mesh settle their invoices by two-phase commit. Needs PostgreSQL, and the same setting"
+        " at the invoice service.",
+    )

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import Final
-
-import apsw
 
 from nipmesh.events.v1 import events_pb2
 from nipmesh.payment.v1 import payment_service_pb2 as pb
@@ -14,14 +11,13 @@ from services.chassis.caller import Caller, current_caller
 from services.chassis.draining import Draining
 from services.chassis.errors import Reason, not_found
 from services.payment.border import sees_payment, visible_account
+from services.payment.store.changes import KIND_PREFIX
 from services.payment.store.ledger import find_account
 from services.payment.store.payments import find_payment
 from services.payment.wire import payment_message, timestamp
 from services.storage.database import Database
 from services.storage.events import HEARTBEAT_S, Event, Heartbeat, watch
-
-OWNERS_KNOWN_MAX: Final = 10_000
-"""Accounts whose owners one stream remembers before it forgets them all and asks again."""
+from services.storage.sql import Connection
 
 
 class PaymentWatcher:
@@ -43,7 +39,7 @@ class PaymentWatcher:
                 yield response
 
 
-def _check(connection: apsw.Connection, request: pb.WatchPaymentsRequest, caller: Caller) -> None:
+def _check(connection: Connection, request: pb.WatchPaymentsRequest, caller: Caller) -> None:
     """Raise PAYMENT_NOT_FOUND or ACCOUNT_NOT_FOUND when the caller may not see what the filters name."""
     if request.account_id:
         visible_account(connection, request.account_id, caller)
@@ -60,7 +56,6 @@ class _Stream:
         self._database = database
         self._request = request
         self._caller = caller
-        self._owners: dict[str, str] = {}
         self._sequence = 0
         self._sent_s = time.monotonic()
         self._started = False
@@ -100,8 +95,10 @@ class _Stream:
         """An event that was not sent yet and is the watcher's; a heartbeat when there was none of those for long."""
         if event.sequence <= self._sequence:
             return None
-        changed = events_pb2.PaymentChanged.FromString(event.payload)
-        if not await self._matches(changed):
+        changed = events_pb2.PaymentChanged()
+        if event.kind.startswith(KIND_PREFIX):
+            changed.ParseFromString(event.payload)
+        if not changed.HasField("payment") or not await self._matches(changed):
             silent_s = time.monotonic() - self._sent_s
             return self._beat(event.sequence, time.time_ns() // 1_000_000) if silent_s >= HEARTBEAT_S else None
         changed.payment.sequence = event.sequence
@@ -121,13 +118,11 @@ class _Stream:
             return False
         if request.payment_id or request.account_id or self._caller.operator:
             return True
-        return bool(self._caller.subject) and await self._owner(payment.account_id) == self._caller.subject
+        return bool(self._caller.subject) and await self._owner(changed) == self._caller.subject
 
-    async def _owner(self, account_id: str) -> str:
-        """The owner of an account; it never changes."""
-        if account_id not in self._owners:
-            if len(self._owners) >= OWNERS_KNOWN_MAX:
-                self._owners.clear()
-            account = await self._database.read(lambda connection: find_account(connection, account_id))
-            self._owners[account_id] = account.owner if account is not None else ""
-        return self._owners[account_id]
+    async def _owner(self, changed: events_pb2.PaymentChanged) -> str:
+        """Whose payment it is; an event that was kept from before it said so names the account."""
+        if changed.owner_pubkey:
+            return changed.owner_pubkey
+        account = await self._database.read(lambda connection: find_account(connection, changed.payment.account_id))
+        return account.owner if account is not None else ""

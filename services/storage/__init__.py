@@ -1,6 +1,6 @@
-"""Durable state of a service: a SQLite file with group commit, migrations, idempotency, events with watch, page tokens, ids.
+"""Durable state of a service, on SQLite or PostgreSQL: group commit, migrations, idempotency, events with watch, page tokens, ids.
 
-    database = await Database.open(settings.data_directory / "nip.db", migrations=Path(__file__).parent / "migrations")
+    database = await Database.open(place_of(settings, "nip.db"), migrations=Path(__file__).parent / "migrations")
     result = await database.write(lambda connection: ...)     # durable when it returns; the lambda runs in the writer's thread
     result = await database.read(lambda connection: ...)      # one snapshot, read-only
     key = RequestKey.of(request)                              # then run_once / begin + complete inside database.write
@@ -14,7 +14,7 @@ Tables of this package begin with `storage_`; a service's own are made by its nu
 
 from services.storage.changes import Changes
 from services.storage.database import Database, DatabaseClosedError
-from services.storage.events import Event, Heartbeat, append_event, events_after, newest_sequence, watch
+from services.storage.events import Event, Heartbeat, append_event, events_after, watch
 from services.storage.idempotency import (
     Fresh,
     InProgress,
@@ -33,11 +33,17 @@ from services.storage.idempotency import (
 from services.storage.ids import new_id
 from services.storage.migrations import MigrationError
 from services.storage.pages import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, Cursor, Page, PageTokens
+from services.storage.places import Place, PostgresPlace, place_of
+from services.storage.sequence import newest_sequence
 from services.storage.sweeper import run_sweeper, sweep
+from services.storage.writing import ONE_BY_ONE, BatchKind, BatchWrite
 
 __all__ = [
+    "ONE_BY_ONE",
     "PAGE_SIZE_DEFAULT",
     "PAGE_SIZE_MAX",
+    "BatchKind",
+    "BatchWrite",
     "Changes",
     "Cursor",
     "Database",
@@ -50,6 +56,8 @@ __all__ = [
     "Outcome",
     "Page",
     "PageTokens",
+    "Place",
+    "PostgresPlace",
     "Replay",
     "RequestKey",
     "abandon",
@@ -61,6 +69,7 @@ __all__ = [
     "in_progress",
     "new_id",
     "newest_sequence",
+    "place_of",
     "request_sha256",
     "run_once",
     "run_sweeper",

@@ -1,17 +1,8 @@
-"""Noticing commits: of this process at once, of others on the same file by polling PRAGMA data_version while somebody waits."""
+"""Noticing commits, of this process and of others: one generation counter per database, and whoever waits for it to rise."""
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-from typing import Final
-
-import apsw
-
-from services.storage.connection import connect
-
-POLL_S: Final = 0.05
-"""How often the other processes' commits are looked for, while somebody waits; a look costs some microseconds."""
 
 
 class Changes:
@@ -33,16 +24,14 @@ class Changes:
 
 
 class ChangeWatch:
-    """Counts commits to one file; polls only while there are waiters. Used from the event loop's thread alone."""
+    """Counts commits; how those of others are noticed is the engine's part. Used from the event loop's thread alone."""
 
-    def __init__(self, path: Path) -> None:
-        """Open a connection of its own: data_version speaks of commits by all others."""
+    exact = False
+    """Whether `look` counts every commit that was acknowledged before, by whatever process."""
+
+    def __init__(self) -> None:
         self.generation = 0
-        self._connection = connect(path, read_only=True)
-        self._connection.set_busy_timeout(0)  # it is used on the event loop: never wait
-        self._version: object = None
         self._waiters: set[asyncio.Future[None]] = set()
-        self._poller: asyncio.Task[None] | None = None
         self._closed = False
 
     def changes(self) -> Changes:
@@ -50,21 +39,12 @@ class ChangeWatch:
         return Changes(self)
 
     def look(self) -> int:
-        """Ask SQLite whether anything was committed; return the count of changes seen so far."""
-        if self._closed:
-            return self.generation
-        try:
-            version = self._connection.pragma("data_version")
-        except apsw.BusyError:
-            version = None  # somebody recovers the WAL: count it as a change, a look too many is harmless
-        if version != self._version or version is None:
-            self._version = version
-            self.notify()
+        """Return the count of changes seen so far, after asking the engine where that is cheap."""
         return self.generation
 
     def committed(self) -> None:
-        """A commit of our own: look now, which wakes whoever waits once and not again at the next poll."""
-        self.look()
+        """A commit of our own."""
+        self.notify()
 
     def notify(self) -> None:
         """Something was committed: wake everybody."""
@@ -79,24 +59,16 @@ class ChangeWatch:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
-        if self._poller is None or self._poller.done():
-            self._poller = asyncio.create_task(self._poll(), name="data_version poll")
+        self._somebody_waits()
         try:
             await asyncio.wait((waiter,), timeout=timeout_s)
         finally:
             self._waiters.discard(waiter)
 
-    async def _poll(self) -> None:
-        """Look every POLL_S for as long as somebody waits."""
-        while self._waiters:
-            await asyncio.sleep(POLL_S)
-            self.look()
+    def _somebody_waits(self) -> None:
+        """Called when a waiter is added."""
 
     async def close(self) -> None:
-        """Wake everybody, end the polling."""
+        """Wake everybody; nobody is woken later."""
         self._closed = True
         self.notify()
-        if self._poller is not None:
-            self._poller.cancel()
-            await asyncio.wait((self._poller,))
-        self._connection.close()

@@ -11,22 +11,28 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import apsw
-from opentelemetry import propagate
+from opentelemetry import trace
 
 from services.chassis.draining import Draining
 from services.chassis.errors import Reason, ServiceError
 from services.storage.changes import Changes
 from services.storage.database import Database
+from services.storage.sequence import newest_sequence
+from services.storage.sql import Connection, value_of
 
 KEPT_MS: Final = 7 * 24 * 3_600_000
 """Events are kept for 7 days: that long can a watcher be away and still resume."""
+UNPUBLISHED_KEPT_MS: Final = 30 * 24 * 3_600_000
+"""Events that the outbox relay has not published yet are kept for longer: a bus that is away so long is not coming back."""
 EVENTS_READ_MAX: Final = 500
 """Events per read of a watcher."""
 HEARTBEAT_S: Final = 15.0
 """A stream without changes says this often that it lives, and how far it has looked; below the idle timeouts on the way."""
+
+
+_SELECT: Final = "SELECT sequence, kind, subject, payload, traceparent, create_time_ms FROM storage_event"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,46 +55,43 @@ class Heartbeat:
     time_ms: int
 
 
-def append_event(connection: apsw.Connection, *, kind: str, subject: str, payload: bytes) -> int:
+def append_event(connection: Connection, *, kind: str, subject: str, payload: bytes) -> int:
     """Record a change in the transaction of its effect; return its sequence, which strictly rises with every commit."""
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    connection.execute(
-        "INSERT INTO storage_event (kind, subject, payload, traceparent, create_time_ms) VALUES (?, ?, ?, ?, ?)",
-        (kind, subject, payload, carrier.get("traceparent", ""), time.time_ns() // 1_000_000),
+    rows = connection.execute(
+        "INSERT INTO storage_event (kind, subject, payload, traceparent, create_time_ms) VALUES (?, ?, ?, ?, ?)"
+        " RETURNING sequence",
+        (kind, subject, payload, current_traceparent(), time.time_ns() // 1_000_000),
     )
-    return int(connection.last_insert_rowid())
+    return int(value_of(rows))
+
+
+def current_traceparent() -> str:
+    """The W3C traceparent of the running context; empty outside a trace."""
+    span = trace.get_current_span().get_span_context()
+    return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}" if span.is_valid else ""
 
 
 def events_after(
-    connection: apsw.Connection, sequence: int, *, subject: str | None = None, limit: int = EVENTS_READ_MAX
+    connection: Connection, sequence: int, *, subject: str | None = None, limit: int = EVENTS_READ_MAX
 ) -> list[Event]:
     """At most `limit` events after `sequence`, in order; with `subject` only those about it."""
-    rows = connection.execute(
-        "SELECT sequence, kind, subject, payload, traceparent, create_time_ms FROM storage_event"
-        " WHERE sequence > ?1 AND (?2 IS NULL OR subject = ?2) ORDER BY sequence LIMIT ?3",
-        (sequence, subject, limit),
-    )
+    about = "" if subject is None else "AND subject = ? "
+    values = (sequence, limit) if subject is None else (sequence, subject, limit)
+    rows = connection.execute(f"{_SELECT} WHERE sequence > ? {about}ORDER BY sequence LIMIT ?", values)
     return [
         Event(sequence=row[0], kind=row[1], subject=row[2], payload=row[3], traceparent=row[4], create_time_ms=row[5])
         for row in rows
     ]
 
 
-def newest_sequence(connection: apsw.Connection) -> int:
-    """The highest sequence that was ever given out; 0 when none was."""
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'storage_event'").fetchone()
-    return int(row[0]) if row else 0
-
-
-def check_resume_point(connection: apsw.Connection, sequence: int) -> None:
+def check_resume_point(connection: Connection, sequence: int) -> None:
     """Raise RESUME_POINT_EXPIRED when events after `sequence` are gone already, or `sequence` was never given out."""
-    removed: Any = connection.execute("SELECT value FROM storage_fact WHERE name = 'events_removed_to'").get
+    removed = value_of(connection.execute("SELECT value FROM storage_fact WHERE name = 'events_removed_to'"))
     if sequence > newest_sequence(connection) or 0 < sequence < int(removed):
         raise ServiceError(Reason.RESUME_POINT_EXPIRED, "the stream cannot resume there; list, then watch anew")
 
 
-def _start(connection: apsw.Connection, resume_after_sequence: int | None) -> int:
+def _start(connection: Connection, resume_after_sequence: int | None) -> int:
     """Where a watch begins: where it left off, or now."""
     if resume_after_sequence is None:
         return newest_sequence(connection)
@@ -139,13 +142,19 @@ async def _changed(changes: Changes, draining: Draining, timeout_s: float) -> bo
         await asyncio.gather(waiting, drain, return_exceptions=True)
 
 
-def remove_old_events(connection: apsw.Connection, now_ms: int, *, limit: int) -> int:
-    """Delete at most `limit` events older than the retention and remember how far; return how many."""
-    last: Any = connection.execute(
-        "SELECT max(sequence) FROM"
-        " (SELECT sequence FROM storage_event WHERE create_time_ms < ? ORDER BY sequence LIMIT ?)",
-        (now_ms - KEPT_MS, limit),
-    ).get
+def remove_old_events(connection: Connection, now_ms: int, *, limit: int) -> int:
+    """Delete at most `limit` events older than the retention and remember how far; return how many.
+
+    Where a relay runs, or ran within the retention, what it has not published stays, for a longer one.
+    """
+    oldest = connection.execute(
+        "SELECT max(sequence) FROM (SELECT sequence FROM storage_event WHERE create_time_ms < :old"
+        " AND (create_time_ms < :very_old OR sequence <= (SELECT published_sequence FROM storage_outbox)"
+        " OR NOT EXISTS (SELECT 1 FROM storage_lease WHERE name = 'outbox' AND expire_time_ms >= :old))"
+        " ORDER BY sequence LIMIT :limit) AS old",
+        {"old": now_ms - KEPT_MS, "very_old": now_ms - UNPUBLISHED_KEPT_MS, "limit": limit},
+    )
+    last = value_of(oldest)
     if last is None:
         return 0
     connection.execute("DELETE FROM storage_event WHERE sequence <= ?", (last,))

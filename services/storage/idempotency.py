@@ -18,12 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
-import apsw
 from google.protobuf.message import Message
 
 from services.chassis.caller import current_call, remaining_s
 from services.chassis.errors import Reason, ServiceError
 from services.storage.database import Database
+from services.storage.sql import Connection
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -94,7 +94,7 @@ class Replay:
 Outcome = Fresh | InProgress | Replay
 
 
-def begin(connection: apsw.Connection, key: RequestKey) -> Outcome:
+def begin(connection: Connection, key: RequestKey) -> Outcome:
     """Look the request up and record it as running when it is new. Raises REQUEST_ID_REUSED for the id of another request."""
     if not key.request_id:
         return Fresh()
@@ -108,7 +108,7 @@ def begin(connection: apsw.Connection, key: RequestKey) -> Outcome:
     return Fresh()
 
 
-def find(connection: apsw.Connection, key: RequestKey) -> InProgress | Replay | None:
+def find(connection: Connection, key: RequestKey) -> InProgress | Replay | None:
     """What became of the request, None when it was never made. Raises REQUEST_ID_REUSED. Reads only."""
     row = connection.execute(
         "SELECT request_sha256, response FROM storage_idempotency WHERE scope = ? AND method = ? AND request_id = ?",
@@ -117,11 +117,11 @@ def find(connection: apsw.Connection, key: RequestKey) -> InProgress | Replay | 
     if row is None:
         return None
     if row[0] != key.sha256:
-        raise ServiceError(Reason.REQUEST_ID_REUSED, "this request_id was used for another request")
+        raise request_id_reused()
     return InProgress() if row[1] is None else Replay(response=bytes(row[1]))
 
 
-def complete(connection: apsw.Connection, key: RequestKey, response: Message) -> None:
+def complete(connection: Connection, key: RequestKey, response: Message) -> None:
     """Store the response, in the transaction of the effect; a later one (with its receipt) replaces the first."""
     connection.execute(
         "UPDATE storage_idempotency SET response = ? WHERE scope = ? AND method = ? AND request_id = ?",
@@ -129,7 +129,7 @@ def complete(connection: apsw.Connection, key: RequestKey, response: Message) ->
     )
 
 
-def abandon(connection: apsw.Connection, key: RequestKey) -> None:
+def abandon(connection: Connection, key: RequestKey) -> None:
     """Forget a running request that had no effect, so that it may be tried again with the same id."""
     connection.execute(
         "DELETE FROM storage_idempotency WHERE scope = ? AND method = ? AND request_id = ? AND response IS NULL",
@@ -138,7 +138,7 @@ def abandon(connection: apsw.Connection, key: RequestKey) -> None:
 
 
 def run_once(
-    connection: apsw.Connection, key: RequestKey, response_type: type[MessageT], effect: Callable[[], MessageT]
+    connection: Connection, key: RequestKey, response_type: type[MessageT], effect: Callable[[], MessageT]
 ) -> tuple[MessageT, bool]:
     """Run `effect` unless the request was answered before; return (response, replayed). For use inside one `database.write`.
 
@@ -170,12 +170,17 @@ async def wait_for_response(database: Database, key: RequestKey, response_type: 
         await changes.wait(timeout_s=left_s)
 
 
+def request_id_reused() -> ServiceError:
+    """INVALID_ARGUMENT, REQUEST_ID_REUSED."""
+    return ServiceError(Reason.REQUEST_ID_REUSED, "this request_id was used for another request")
+
+
 def in_progress() -> ServiceError:
     """ABORTED, REQUEST_IN_PROGRESS, with RetryInfo."""
     return ServiceError(Reason.REQUEST_IN_PROGRESS, "the same request still runs", retry_delay_ms=RETRY_DELAY_MS)
 
 
-def forget_old_requests(connection: apsw.Connection, now_ms: int, *, limit: int) -> int:
+def forget_old_requests(connection: Connection, now_ms: int, *, limit: int) -> int:
     """Delete at most `limit` answered requests older than the retention; return how many."""
     connection.execute(
         "DELETE FROM storage_idempotency WHERE (scope, method, request_id) IN (SELECT scope, method, request_id"

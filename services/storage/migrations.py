@@ -1,7 +1,8 @@
 """Migrations: numbered SQL files, applied once each at start, safely when several replicas start at the same moment.
 
-A folder holds `0001_name.sql`, `0002_name.sql`, … without gaps. All that are missing run in one BEGIN IMMEDIATE transaction, so a file
-must not hold BEGIN, COMMIT or PRAGMAs that refuse to run inside one. An applied file is never edited: its hash is checked.
+A folder of migrations has one for each engine, `sqlite` and `postgresql`, with `0001_name.sql`, `0002_name.sql`, … without gaps: twins
+that make the same tables. All that are missing run in one transaction that no other writer shares, so a file must not hold BEGIN, COMMIT
+or PRAGMAs that refuse to run inside one. An applied file is never edited: its hash is checked.
 """
 
 from __future__ import annotations
@@ -12,23 +13,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-import apsw
+from typing import Final, Protocol
 
 from services.chassis.errors import StartError
+from services.storage.sql import Connection
 
-STORAGE_MIGRATIONS: Final = Path(__file__).parent / "sql"
+STORAGE_MIGRATIONS: Final = Path(__file__).parent / "tables"
 """The tables of this package: idempotency keys, events, settings of the database."""
+SQLITE: Final = "sqlite"
+"""Folder of the files for SQLite, inside a folder of migrations."""
+POSTGRESQL: Final = "postgresql"
+"""Folder of the files for PostgreSQL."""
 MIGRATIONS_MAX: Final = 9_999
 """Four digits."""
 _NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql\Z")
-_VERSION_TABLE: Final = """
-CREATE TABLE IF NOT EXISTS storage_migration (
-    component TEXT NOT NULL, number INTEGER NOT NULL, name TEXT NOT NULL, sha256 TEXT NOT NULL, applied_time_ms INTEGER NOT NULL,
-    PRIMARY KEY (component, number)
-) STRICT, WITHOUT ROWID
-"""
 
 
 class MigrationError(StartError):
@@ -64,25 +62,51 @@ def load_migrations(folder: Path) -> tuple[Migration, ...]:
     return tuple(found)
 
 
-def migrate(connection: apsw.Connection, component: str, migrations: Sequence[Migration]) -> int:
+class Migrator(Protocol):
+    """How an engine runs migrations."""
+
+    @property
+    def failure(self) -> type[Exception]:
+        """What a statement raises that does not succeed."""
+
+    @property
+    def connection(self) -> Connection:
+        """For plain statements."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the transaction that `begin` began still runs."""
+
+    def begin(self) -> None:
+        """Begin a transaction that no other writer shares, and make the table of versions if it is missing."""
+
+    def run_script(self, sql: str) -> None:
+        """Run the statements of a file."""
+
+    def commit(self) -> None:
+        """Make it so."""
+
+    def roll_back(self) -> None:
+        """Leave nothing behind."""
+
+
+def migrate(migrator: Migrator, component: str, migrations: Sequence[Migration]) -> int:
     """Bring `component`'s tables to the newest version; return how many files ran. All or none are applied."""
-    connection.execute("BEGIN IMMEDIATE")
+    migrator.begin()
     try:
-        connection.execute(_VERSION_TABLE)
-        applied = _applied(connection, component)
+        applied = applied_versions(migrator.connection, component)
         _check_applied(component, applied, migrations)
         pending = migrations[len(applied) :]
         for migration in pending:
-            _apply(connection, component, migration)
-        connection.execute("COMMIT")
+            _apply(migrator, component, migration)
+        migrator.commit()
     except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        migrator.roll_back()
         raise
     return len(pending)
 
 
-def _applied(connection: apsw.Connection, component: str) -> list[tuple[int, str, str]]:
+def applied_versions(connection: Connection, component: str) -> list[tuple[int, str, str]]:
     """Number, name and hash of what was applied."""
     query = "SELECT number, name, sha256 FROM storage_migration WHERE component = ? ORDER BY number"
     return [(int(row[0]), str(row[1]), str(row[2])) for row in connection.execute(query, (component,))]
@@ -101,18 +125,16 @@ def _check_applied(component: str, applied: Sequence[tuple[int, str, str]], migr
             )
 
 
-def _apply(connection: apsw.Connection, component: str, migration: Migration) -> None:
+def _apply(migrator: Migrator, component: str, migration: Migration) -> None:
     """Run one file and record it."""
+    title = f"migration {component} {migration.number:04d}_{migration.name}"
     try:
-        for _ in connection.execute(migration.sql):
-            pass
-    except apsw.Error as error:
-        raise MigrationError(
-            f"migration {component} {migration.number:04d}_{migration.name} failed: {error}"
-        ) from error
-    if not connection.in_transaction:
-        raise MigrationError(f"migration {component} {migration.number:04d}_{migration.name} ended the transaction")
-    connection.execute(
+        migrator.run_script(migration.sql)
+    except migrator.failure as error:
+        raise MigrationError(f"{title} failed: {error}") from error
+    if not migrator.in_transaction:
+        raise MigrationError(f"{title} ended the transaction")
+    migrator.connection.execute(
         "INSERT INTO storage_migration (component, number, name, sha256, applied_time_ms) VALUES (?, ?, ?, ?, ?)",
         (component, migration.number, migration.name, migration.sha256, time.time_ns() // 1_000_000),
     )

@@ -21,6 +21,7 @@ from services.chassis.caller import current_call
 from services.chassis.errors import FieldViolation, InvalidRequest, Reason, ServiceError
 from services.chassis.secret import SecretBytes
 from services.storage.database import Database
+from services.storage.sql import value_of
 
 PAGE_SIZE_DEFAULT: Final = 50
 """Rows of a page when the request names no size."""
@@ -28,6 +29,8 @@ PAGE_SIZE_MAX: Final = 1_000
 """A larger size is lowered to this (AIP-158)."""
 TOKEN_CHARACTERS_MAX: Final = 1_024
 """A longer page token is none of ours."""
+NO_FILTERS: Final = frozenset({"page_size", "page_token", "min_sequence"})
+"""Fields that may differ from page to page."""
 SEAL_BYTES: Final = 16
 """Length of the seal (HMAC-SHA-256, cut): nobody guesses 128 bits."""
 
@@ -54,7 +57,7 @@ class PageTokens:
     async def open(cls, database: Database) -> Self:
         """With the key of this database."""
         query = "SELECT value FROM storage_fact WHERE name = 'page_token_key'"
-        return cls(SecretBytes(await database.read(lambda connection: connection.execute(query).get)))
+        return cls(SecretBytes(await database.read(lambda connection: value_of(connection.execute(query)))))
 
     def page(self, request: Message, *, scope: str | None = None, method: str | None = None) -> Page:
         """What a request with `page_size` and `page_token` asks for. Raises PAGE_TOKEN_INVALID.
@@ -97,7 +100,7 @@ def _binding(request: Message, scope: str | None, method: str | None) -> bytes:
     call = current_call()
     filters = type(request)()
     filters.CopyFrom(request)
-    filters.ClearField("page_size")
-    filters.ClearField("page_token")
+    for name in NO_FILTERS & set(filters.DESCRIPTOR.fields_by_name):
+        filters.ClearField(name)
     who = json.dumps([call.caller.scope if scope is None else scope, call.method if method is None else method])
     return hashlib.sha256(who.encode() + b"\0" + filters.SerializeToString(deterministic=True)).digest()

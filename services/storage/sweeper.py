@@ -1,4 +1,4 @@
-"""Housekeeping of a database: old requests and events go, a few at a time."""
+"""Housekeeping of a database: old requests, events and inbox rows go, a few at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from services.chassis.errors import ServiceError
-from services.storage import events, idempotency
+from services.storage import events, idempotency, inbox
 from services.storage.database import Database
 
 SWEEP_S: Final = 60.0
@@ -20,7 +20,7 @@ async def sweep(database: Database, *, now_ms: int | None = None) -> int:
     """Delete what is older than its retention, in small transactions; return how many rows went."""
     moment_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     total = 0
-    for remove in (idempotency.forget_old_requests, events.remove_old_events):
+    for remove in (idempotency.forget_old_requests, events.remove_old_events, inbox.forget_old_events):
         removed = SWEEP_ROWS_MAX
         while removed >= SWEEP_ROWS_MAX:
             removed = await database.write(lambda connection: remove(connection, moment_ms, limit=SWEEP_ROWS_MAX))  # noqa: B023

@@ -14,37 +14,27 @@ from pathlib import Path
 
 import pytest
 
-from support.mesh import REPOSITORY, free_port
+from support.checkout import DEFAULT_GATEWAY, blocks, copy_checkout, environment, run_script
+from support.mesh import REPOSITORY
 from support.orders import with_piece
 
 pytestmark = [pytest.mark.mesh, pytest.mark.timeout(240)]
 
-BLOCK = re.compile(r"^```(sh|python|yaml)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-DEFAULT_GATEWAY = "127.0.0.1:8080"
 READY_SECONDS_MAX = 60
-
-
-def blocks(language: str) -> list[str]:
-    """The README's blocks of one language; those marked `notest` show what runs inside a service."""
-    text = (REPOSITORY / "README.md").read_text()
-    return [body for kind, mark, body in BLOCK.findall(text) if kind == language and "notest" not in mark]
+NIPS = REPOSITORY / "docs" / "nips"
+CALLED = [f"docs/nips/{number}.md" for number in ("01", "04", "07", "19", "44", "49")]
+PROGRAMS = [f"docs/nips/{number}.md" for number in ("42", "57", "98")]
+WITH_APPS = [f"docs/nips/{number}.md" for number in ("46", "47")]
+"""Their examples need apps and relays: see test_remote_signing.py and test_wallet_connect.py."""
+PAGES = [*(f"docs/services/{name}.md" for name in ("nip", "invoice", "payment")), *CALLED]
+"""Their examples go on with the README's session."""
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tracked files on a free gateway port, with this environment as `.venv`."""
     folder = tmp_path_factory.mktemp("readme")
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True,
-    ).stdout.split("\n")  # fmt: skip
-    for name in filter(None, listed):
-        if (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPOSITORY / name, folder / name)
-    (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
-    manifest = folder / "mesh.yaml"
-    manifest.write_text(manifest.read_text().replace(DEFAULT_GATEWAY, f"127.0.0.1:{free_port()}"))
+    copy_checkout(folder)
     return folder
 
 
@@ -59,7 +49,7 @@ def gateway(checkout: Path) -> str:
 @pytest.fixture(scope="module")
 def running(checkout: Path) -> Iterator[Path]:
     """`make up`, the README's first block, in a terminal of its own; Ctrl-C at the end must drain it."""
-    first = blocks("sh")[0].strip()
+    first = blocks("README.md", "sh")[0].strip()
     assert first == "make up"
     (checkout / ".venv" / ".installed").touch()
     with (checkout / "up.log").open("wb") as log:
@@ -83,30 +73,52 @@ def _wait_until_ready(checkout: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 def test_every_command_block_runs(running: Path, gateway: str) -> None:
-    go_path = os.environ.get("GOPATH", str(Path.home() / "go"))
-    path = f"{os.environ['PATH']}:{go_path}/bin"
-    if shutil.which("grpcurl", path=path) is None:
+    if shutil.which("grpcurl", path=environment()["PATH"]) is None:
         pytest.skip("grpcurl is not installed (go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest)")
-    script = "\n".join(blocks("sh")[1:]).replace(DEFAULT_GATEWAY, gateway)
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=running, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=150, check=False,
-    )  # fmt: skip
+    examples = [block for page in PAGES for block in blocks(page, "sh")]
+    assert len(examples) == len(PAGES)
+    script = "\n".join([*blocks("README.md", "sh")[1:], *examples]).replace(DEFAULT_GATEWAY, gateway)
+    done = run_script(script, running, 200)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    for expected in ("hello mesh", "STATE_SUCCEEDED", '"receipt"', "nipmesh.payment.v1.PaymentService"):
+    shown = ("hello mesh", "STATE_SUCCEEDED", '"receipt"', "nipmesh.payment.v1.PaymentService", "a third back")
+    for expected in (
+        *shown,
+        "RESULT_VALID",
+        "for old programs",
+        "between us",
+        "wss://relay.example.com",
+        "npub10elfcs4",
+        "ncryptsec1",
+    ):
         assert expected in done.stdout
+    assert done.stdout.count('"replayed": true') == 1
 
 
 def test_every_python_block_runs(running: Path, gateway: str) -> None:
-    for block in blocks("python"):
+    for block in blocks("README.md", "python"):
         command = [sys.executable, "-c", block.replace(DEFAULT_GATEWAY, gateway)]
         done = subprocess.run(command, cwd=running, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("npub1")
 
 
+def test_each_page_of_a_nip_is_tried() -> None:
+    assert sorted([*CALLED, *PROGRAMS, *WITH_APPS]) == sorted(f"docs/nips/{path.name}" for path in NIPS.glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PROGRAMS)
+def test_the_examples_of_the_nips_run(running: Path, gateway: str, page: str) -> None:
+    found = blocks(page, "python")
+    assert found, "each page of a NIP shows how it is used"
+    for block in found:
+        command = [sys.executable, "-c", block.replace(DEFAULT_GATEWAY, gateway)]
+        done = subprocess.run(command, cwd=running, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout, "it prints what it found"
+
+
 def test_the_manifest_shown_is_sound(checkout: Path) -> None:
-    shown, _ = blocks("yaml")
+    shown, _ = blocks("README.md", "yaml")
     nip = "  nip:\n    run: python -m services.nip\n    serves: [nipmesh.nip.v1.NipService]\n"
     (checkout / "shown.yaml").write_text(shown + nip)
     command = [".venv/bin/nipmesh", "-f", "shown.yaml", "check", "--no-envoy"]
@@ -115,7 +127,7 @@ def test_the_manifest_shown_is_sound(checkout: Path) -> None:
 
 
 def test_the_traffic_policies_shown_are_sound_and_envoy_takes_them(checkout: Path) -> None:
-    _, piece = blocks("yaml")
+    _, piece = blocks("README.md", "yaml")
     (checkout / "policies.yaml").write_text(with_piece(piece, (checkout / "mesh.yaml").read_text()))
     command = [".venv/bin/nipmesh", "-f", "policies.yaml", "check"]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=60, check=False)

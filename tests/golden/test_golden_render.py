@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from generator.analysis import check_manifest
+from generator.model import Mesh
 from generator.outputs.compose import render_compose
 from generator.outputs.compose.emit import emit
 from generator.outputs.files import default_placement
+from generator.outputs.systemd import Layout, Programs, PublicKeys, machine_of, tree
 from generator.render import render
+from generator.render.nats import accounts_of_cluster
 from generator.resources import WorkloadResources
 from support.foreign import FOREIGN
 from support.mesh import REPOSITORY
@@ -21,8 +25,15 @@ MANIFESTS = {path.stem: path for path in (FOLDER / "in").glob("*.yaml")} | {
     "nip": REPOSITORY / "mesh.yaml",
 }
 CASES = sorted(MANIFESTS)
-IN_FULL = {"courier": {"gateway", "customs-0"}, "nip": {"gateway", "payment-0"}}
-"""Of the real meshes these workloads; the others differ from them only where the call graph and the protobufs do."""
+IN_FULL: dict[str, set[str]] = {
+    "courier": {"gateway", "customs-0"},
+    "nip": {"gateway", "payment-0"},
+    "events": set(),
+    "cluster": set(),
+}
+"""Of the real meshes these workloads; the others differ from them only where call graph and protobufs do. Events change no Envoy."""
+ON_SYSTEMD = {"events", "foreign", "nip"}
+"""Of these the units, too: two have a server of events, one an application with a TCP port."""
 KINDS = ("listeners", "clusters", "routes", "endpoints", "secrets")
 HINT = "run `pytest tests/golden --update-golden` and read the difference"
 
@@ -41,9 +52,21 @@ def rendered(case: str) -> dict[str, str]:
         for workload in firsts
         for name, text in (in_full if workload.name in full else in_short)(workload).items()
     }
+    if case in ON_SYSTEMD:
+        files |= units_of(analysis.mesh)
     if MANIFESTS[case].parent != REPOSITORY:  # ours stands at the root, where `make lint` compares it
         files["compose.yaml"] = render_compose(analysis.mesh)
+    if analysis.mesh.events is not None and analysis.mesh.events.cluster is not None:
+        files["events.accounts.json"] = accounts_of_cluster(analysis.mesh).decode()
     return files
+
+
+def units_of(mesh: Mesh) -> dict[str, str]:
+    """What one machine has, but for what depends on the checkout: units of first replicas, users, folders, certificates."""
+    programs = Programs.below(Path("/opt/nipmesh/bin"))
+    machine = machine_of(mesh, Layout(project=Path("/srv/mesh"), programs=programs), None, None, PublicKeys())
+    found = {".".join(("systemd", *path.parts[-2:])): content for path, content in tree(machine, PublicKeys()).items()}
+    return {name: content.decode() for name, content in found.items() if not re.search(r"-[1-9]|binpb|exposure", name)}
 
 
 def in_full(workload: WorkloadResources) -> dict[str, str]:

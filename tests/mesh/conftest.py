@@ -13,8 +13,9 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
-from support.mesh import RunningMesh
+from support.mesh import RunningMesh, with_relay
 from support.nostr import User, bearer
+from support.nostr_relay import NostrRelay, running_relay
 
 FOLDER = Path(__file__).parent
 
@@ -38,9 +39,16 @@ def update_docs(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="session")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+def relay() -> Iterator[NostrRelay]:
+    """A Nostr relay, where apps meet the wallets of the mesh."""
+    with running_relay() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def mesh(tmp_path_factory: pytest.TempPathFactory, relay: NostrRelay) -> Iterator[RunningMesh]:
     """The repository's mesh, all replicas ready; nothing of it is left afterwards."""
-    running = RunningMesh(tmp_path_factory.mktemp("mesh"))
+    running = RunningMesh(tmp_path_factory.mktemp("mesh"), with_relay(relay.url))
     running.up()
     pids = process_ids(running)
     try:

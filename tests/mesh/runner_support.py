@@ -16,6 +16,8 @@ import grpc
 import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 
+from support.mesh import free_port
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 COMMAND_TIMEOUT_S = 60
@@ -70,13 +72,6 @@ gateway:
     echo: [EchoService/*]
     front: [FrontService/*]
 """
-
-
-def free_port() -> int:
-    """Find a port that nobody has at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(kw_only=True)

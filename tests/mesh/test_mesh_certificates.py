@@ -130,7 +130,7 @@ def test_a_leaf_made_here_is_refused_for_what_is_wrong_with_it_alone(mesh: Runni
     [
         ("spiffe://nip.mesh/service/invoice", False, False),
         ("spiffe://nip.mesh/service/invoice", True, True),
-        ("spiffe://nip.mesh/service/nip", True, False),
+        ("spiffe://nip.mesh/service/stranger", True, False),
         ("spiffe://other.mesh/service/invoice", True, False),
     ],
     ids=["wrong authority", "expired", "a service that does not call payment", "wrong trust domain"],

@@ -23,10 +23,16 @@ EXPOSED = {
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
     "nipmesh.invoice.v1.InvoiceService",
+    "nipmesh.invoice.v1.SimulatedNetworkService",
     "nipmesh.nip.v1.AuthService",
     "nipmesh.nip.v1.NipService",
+    "nipmesh.nip.v1.RemoteSignerService",
+    "nipmesh.nip.v1.WalletConnectService",
+    "nipmesh.nip.v1.ZapService",
+    "nipmesh.operations.v1.SagaService",
     "nipmesh.payment.v1.AccountService",
     "nipmesh.payment.v1.LedgerService",
+    "nipmesh.payment.v1.PaymentOperatorService",
     "nipmesh.payment.v1.PaymentService",
 }
 
@@ -74,7 +80,11 @@ def test_grpcurl_prints_the_reason_of_an_error(mesh: RunningMesh, grpcurl: str, 
 
 
 def test_internal_services_are_not_listed(mesh: RunningMesh, grpcurl: str) -> None:
-    assert "Settlement" not in run(grpcurl, "-plaintext", mesh.gateway, "list")
+    listed = run(grpcurl, "-plaintext", mesh.gateway, "list")
+    assert "InvoiceSettlementService" not in listed
+    assert "InvoiceLedgerService" not in listed
+    assert "WalletPaymentService" not in listed
+    assert "WalletInvoiceService" not in listed
 
 
 def test_buf_curl_lists_and_calls(mesh: RunningMesh, alice: User) -> None:

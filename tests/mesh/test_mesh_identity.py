@@ -196,6 +196,15 @@ async def test_what_operators_may_do_no_user_may(channel: grpc.aio.Channel, alic
         (ledger.FreezeAccount, payment_service_pb2.FreezeAccountRequest(**common)),
         (ledger.UnfreezeAccount, payment_service_pb2.UnfreezeAccountRequest(**common)),
         (ledger.GetTransfer, payment_service_pb2.GetTransferRequest(transfer_id=str(uuid.uuid4()))),
+        (ledger.SetQuota, payment_service_pb2.SetQuotaRequest(**common)),
+        (ledger.ListAccountEvents, payment_service_pb2.ListAccountEventsRequest(account_id=account_id)),
+        (ledger.GetLedgerHead, payment_service_pb2.GetLedgerHeadRequest()),
+        (
+            ledger.CreateTransfer,
+            payment_service_pb2.CreateTransferRequest(
+                request_id=request_id(), void_pending_transfer_id=str(uuid.uuid4())
+            ),
+        ),
     ]
     for method, request in attempts:
         assert await refused(wallet.call(method, request)) is grpc.StatusCode.PERMISSION_DENIED

@@ -185,3 +185,15 @@ async def test_a_hundred_changes_good_and_bad_cost_no_call(changing: ChangingMes
     counts = Counter(kinds)
     print(f"{CHANGES} changes, {watch.answered} calls, {watch.messages} messages, {watch.ended} streams ended in order")
     print("\n".join(f"{kind:24} {counts[kind]:3} x {took[kind] / counts[kind]:6.0f} ms" for kind in sorted(counts)))
+
+
+async def test_a_service_on_a_port_that_a_sidecar_was_given_is_refused(changing: ChangingMesh) -> None:
+    """The manifest named it only afterwards; the program would not start, and nobody would know why."""
+    before = running_state(await changing.ask("status"))
+    document = await changing.ask("status")
+    given = document["services"]["echo"]["replicas"][0]["inbound"]
+    service = f"  late:\n    run: python -m late\n    version_of: echo\n    replicas: 1\n    listen: {given}\n"
+    refusal = await changing.refused(replaced("gateway:", f"{service}gateway:")(changing.manifest.read_text()))
+    assert f"a running mesh cannot change to a service on port {given.rpartition(':')[2]}" in refusal, refusal
+    assert "error[NM801]" in refusal
+    assert running_state(await changing.ask("status")) == before

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -20,11 +22,29 @@ UP_SECONDS_MAX = 90
 COMMAND_SECONDS_MAX = 120
 
 
+PORTS = range(10_000, 20_000)
+"""Below those that the runner gives to sidecars, and those of Linux's outgoing connections, which take a port before its user does."""
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 that nobody listens on, given to nobody else in this process."""
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
+
+
+def with_relay(url: str) -> str:
+    """The repository's manifest, its wallets at a relay of this machine, where receipts of zaps may go, too."""
+    text = (REPOSITORY / "mesh.yaml").read_text()
+    before = "    run: python -m services.nip\n"
+    assert text.count(before) == 1
+    environment = json.dumps({"NIPMESH_WALLET_RELAYS": url, "NIPMESH_ZAP_PRIVATE_RELAYS": "true"})
+    return text.replace(before, f"{before}    env: {environment}\n")
 
 
 class RunningMesh:
@@ -52,8 +72,12 @@ class RunningMesh:
         return done.stdout
 
     def up(self) -> None:
-        """Start it and wait until every replica is ready."""
-        self.succeed("up", "--detach", "--gateway-listen", self.gateway, timeout=UP_SECONDS_MAX)
+        """Start it and wait until every replica is ready; nothing is left when that fails, or is interrupted."""
+        try:
+            self.succeed("up", "--detach", "--gateway-listen", self.gateway, timeout=UP_SECONDS_MAX)
+        except BaseException:
+            self.run("down")
+            raise
 
     def down(self) -> None:
         """Drain and end it."""

@@ -9,7 +9,7 @@ import secrets
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,12 @@ from nipmesh.payment.v1 import payment_pb2
 from nipmesh.payment.v1 import payment_service_pb2 as pb
 from nipmesh.payment.v1.payment_service_pb2_grpc import AccountServiceStub, LedgerServiceStub, PaymentServiceStub
 from services.chassis.errors import reason_of
+from services.chassis.failpoints import EXIT_CODE, VARIABLE
 from services.chassis.testing import as_service, as_user
+from services.lightning.simulated import Behaviour, Outsider
 from services.payment.store.ledger import sums
+from services.storage.sql import Connection
+from support.postgresql import schema_connection
 from support.settlement import Settlement
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -79,7 +83,7 @@ class Process:
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self, **environment: str) -> None:
-        """Start and wait until it serves."""
+        """Start and wait until it serves, or until it has died at the failpoint that it was given: work may wait for it."""
         with self._log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", self.module, env=self._environment | environment, stdout=log, stderr=log
@@ -88,7 +92,7 @@ class Process:
             ready = asyncio.create_task(channel.channel_ready())
             ended = asyncio.create_task(self.process.wait())
             await asyncio.wait((ready, ended), timeout=START_SECONDS_MAX, return_when=asyncio.FIRST_COMPLETED)
-            started = ready.done()
+            started = ready.done() or (VARIABLE in environment and self.process.returncode == EXIT_CODE)
             for task in (ready, ended):
                 task.cancel()
             await asyncio.gather(ready, ended, return_exceptions=True)
@@ -112,12 +116,24 @@ class Process:
 class PaymentMesh:
     """See the module. `call` goes to a living replica, again and elsewhere while the answer is UNAVAILABLE."""
 
-    def __init__(self, folder: Path, *, real_invoices: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, real_invoices: bool = False, database_url: str = "", invoice_url: str = "", **rest: str
+    ) -> None:
+        """`invoice_url`: the invoice service has a database of its own; `rest`: more of the environment of both."""
         self.folder = folder
+        self.database_url = database_url
+        self.invoice_url = invoice_url or database_url
+        self._rest = rest
         self.real_invoices = real_invoices
         self.settlement = Settlement(folder / "settlement.sqlite3")
         egress = f"unix:{folder}/egress.sock"
-        shared = {"NIPMESH_EGRESS": egress, "NIPMESH_DATA_DIRECTORY": str(folder / "data"), "NIPMESH_DRAIN_GRACE": "5"}
+        shared = {
+            "NIPMESH_EGRESS": egress,
+            "NIPMESH_DATA_DIRECTORY": str(folder / "data"),
+            "NIPMESH_DATABASE_URL": database_url,
+            "NIPMESH_DRAIN_GRACE": "5",
+            **rest,
+        }
         self.replicas = [
             Process("services.payment", f"payment-{number}", folder, {**shared, "NIPMESH_REPLICA": str(number)})
             for number in range(2)
@@ -139,6 +155,7 @@ class PaymentMesh:
             file.chmod(0o600)
         return {
             "NIPMESH_DATA_DIRECTORY": str(self.folder / "nip-data"),
+            "NIPMESH_DATABASE_URL": self.database_url,
             "NIPMESH_TOKEN_KEY_FILE": str(token_key),
             "NIPMESH_TOKEN_ISSUER": "spiffe://nip.mesh/service/nip",
             "NIPMESH_TOKEN_AUDIENCE": "nip",
@@ -151,7 +168,9 @@ class PaymentMesh:
         node_key.chmod(0o600)
         return {
             "NIPMESH_DATA_DIRECTORY": str(self.folder / "invoice-data"),
+            "NIPMESH_DATABASE_URL": self.invoice_url,
             "NIPMESH_EGRESS": f"unix:{self.folder}/invoice-egress.sock",
+            **self._rest,
             "INVOICE_NODE_KEY_FILE": str(node_key),
         }
 
@@ -161,7 +180,8 @@ class PaymentMesh:
             "/nipmesh.nip.": lambda: f"unix:{self.nip.socket}",
             "/nipmesh.invoice.": lambda: f"unix:{invoices}",
         }
-        self._routers = [Router("payment", routes), Router("invoice", {"/nipmesh.payment.": self._living_socket})]
+        of_invoices = {"/nipmesh.payment.": self._living_socket, "/nipmesh.nip.": routes["/nipmesh.nip."]}
+        self._routers = [Router("payment", routes), Router("invoice", of_invoices)]
         await self._serve("egress", lambda server: server.add_generic_rpc_handlers((self._routers[0],)))
         await self._serve("invoice-egress", lambda server: server.add_generic_rpc_handlers((self._routers[1],)))
         await self._serve("settlement", self.settlement.register)
@@ -198,11 +218,21 @@ class PaymentMesh:
                 await process.start()
         self._total_msat = self._customers_msat()
 
-    def control(self, payment_hash: str, word: str) -> None:
-        """Tell the simulated node what to do with a payment."""
-        folder = self.folder / "data" / "simulated-node"
-        folder.mkdir(exist_ok=True)
-        (folder / payment_hash).write_text(word)
+    async def rule(self, payment_hash: str, behaviour: Behaviour) -> None:
+        """Order what becomes of a payment of the simulated node."""
+        outsider = await Outsider.open(self.folder / "data")
+        try:
+            await outsider.rule(payment_hash, behaviour)
+        finally:
+            await outsider.close()
+
+    async def outside_invoice(self, amount_msat: int | None, description: str = "") -> str:
+        """A payment request of somebody outside who reveals the preimage."""
+        outsider = await Outsider.open(self.folder / "data")
+        try:
+            return outsider.invoice(amount_msat, description)
+        finally:
+            await outsider.close()
 
     def _customers_msat(self) -> int:
         sql = "SELECT coalesce(sum(credits_posted_msat - debits_posted_msat), 0) FROM account WHERE must_cover = 1"
@@ -245,17 +275,24 @@ class PaymentMesh:
         request = pb.GetAccountRequest(account_id=account_id)
         return (await self.call(AccountServiceStub, "GetAccount", request, OPERATOR, role="operator")).account
 
-    async def create_invoice(self, user: str, account_id: str, amount_msat: int) -> str:
+    async def create_invoice(self, user: str, account_id: str, amount_msat: int, *, hold: bool = False) -> str:
         """An invoice of the real invoice service; its payment request."""
         request = invoice_pb2.CreateInvoiceRequest(
             request_id=request_id(), account_id=account_id, amount_msat=amount_msat
         )
+        if hold:
+            request.hold.SetInParent()
+        response = await self.call_invoices("CreateInvoice", request, user)
+        return str(response.invoice.payment_request)
+
+    async def call_invoices(self, method: str, request: Any, user: str) -> Any:
+        """One call of the real invoice service, again while it is not there."""
         for attempt in range(100):
             try:
                 async with grpc.aio.insecure_channel(f"unix:{self.invoice.socket}") as channel:
-                    stub = InvoiceServiceStub(channel)
-                    response = await stub.CreateInvoice(request, metadata=as_user(user), timeout=5)
-                    return str(response.invoice.payment_request)
+                    return await getattr(InvoiceServiceStub(channel), method)(
+                        request, metadata=as_user(user), timeout=5
+                    )
             except grpc.aio.AioRpcError as error:
                 if error.code() not in RETRIED or attempt == 99:
                     raise
@@ -280,12 +317,23 @@ class PaymentMesh:
 
     def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """Rows of the payment database."""
-        with contextlib.closing(apsw.Connection(str(self.folder / "data" / "payment.sqlite3"))) as connection:
-            return list(connection.execute(sql, values))
+        with self.database("payment") as connection:
+            return connection.execute(sql, values).fetchall()
+
+    @contextlib.contextmanager
+    def database(self, service: str) -> Iterator[Connection]:
+        """The database of the payment or the invoice service, beside the replicas."""
+        if self.database_url:
+            with schema_connection(self.database_url, service) as connection:
+                yield connection
+            return
+        folder = self.folder / ("data" if service == "payment" else f"{service}-data")
+        with contextlib.closing(apsw.Connection(str(folder / f"{service}.sqlite3"))) as file:
+            yield file
 
     def check_books(self, total_msat: int | None = None) -> None:
         """Debits equal credits, nothing is negative, nothing is held; customers have `total_msat` more than at first."""
-        with contextlib.closing(apsw.Connection(str(self.folder / "data" / "payment.sqlite3"))) as connection:
+        with self.database("payment") as connection:
             pending, *_ = sums(connection)
         assert pending == 0, "something is still held"
         sql = "SELECT count(*) FROM account WHERE must_cover = 1 AND credits_posted_msat < debits_posted_msat"
@@ -302,10 +350,12 @@ def request_id() -> str:
 
 
 @contextlib.asynccontextmanager
-async def payment_mesh(folder: Path, *, real_invoices: bool = False) -> AsyncIterator[PaymentMesh]:
+async def payment_mesh(
+    folder: Path, *, real_invoices: bool = False, database_url: str = "", invoice_url: str = "", **rest: str
+) -> AsyncIterator[PaymentMesh]:
     """Started, and stopped at the end."""
     folder.chmod(0o700)
-    mesh = PaymentMesh(folder, real_invoices=real_invoices)
+    mesh = PaymentMesh(folder, real_invoices=real_invoices, database_url=database_url, invoice_url=invoice_url, **rest)
     try:
         await mesh.start()
         yield mesh

@@ -23,7 +23,7 @@ from services.lightning.bolt11 import decode, encode
 from services.lightning.node_key import NodeKey
 from services.lightning.payment_request import PaymentRequest
 
-OPEN, ACCEPTED, SETTLED = 1, 2, 3
+OPEN, ACCEPTED, SETTLED, CANCELED = 1, 2, 3, 4
 
 
 def payment_request(
@@ -51,19 +51,26 @@ class Settlement(InvoiceSettlementServiceServicer):
         self.db = apsw.Connection(str(path))
         self.db.execute("PRAGMA journal_mode = wal; PRAGMA synchronous = normal")
         self.db.execute(
-            "CREATE TABLE IF NOT EXISTS invoice (hash TEXT PRIMARY KEY, account TEXT, preimage TEXT, state INT, locked_by TEXT);"
+            "CREATE TABLE IF NOT EXISTS invoice (hash TEXT PRIMARY KEY, account TEXT, preimage TEXT, state INT, locked_by TEXT,"
+            " hold INT);"
             "CREATE TABLE IF NOT EXISTS released (payment_id TEXT PRIMARY KEY);"
             "CREATE TABLE IF NOT EXISTS audit (call TEXT, payment_id TEXT)"
         )
         self.faults: dict[str, list[grpc.StatusCode]] = {}
 
-    def create(self, account_id: str, amount_msat: int | None, **rest: Any) -> str:
+    def create(self, account_id: str, amount_msat: int | None, *, hold: bool = False, **rest: Any) -> str:
         """An open invoice; its payment request."""
         preimage = secrets.token_bytes(32)
         text = payment_request(amount_msat=amount_msat, preimage=preimage, **rest)
-        values = (sha256(preimage).hexdigest(), account_id, preimage.hex(), OPEN, "")
-        self.db.execute("INSERT INTO invoice VALUES (?, ?, ?, ?, ?)", values)
+        values = (sha256(preimage).hexdigest(), account_id, preimage.hex(), OPEN, "", hold)
+        self.db.execute("INSERT INTO invoice VALUES (?, ?, ?, ?, ?, ?)", values)
         return text
+
+    def decide(self, text: str, state: int) -> str:
+        """The owner of an accepted hold invoice settles or cancels it; the payment that holds it."""
+        payment_hash = decode(text).payment_hash
+        sql = "UPDATE invoice SET state = ? WHERE hash = ? AND state = ? AND hold = 1 RETURNING locked_by"
+        return str(self.db.execute(sql, (state, payment_hash, ACCEPTED)).get)
 
     def state(self, text: str) -> int:
         """The state of an invoice."""
@@ -77,11 +84,11 @@ class Settlement(InvoiceSettlementServiceServicer):
         await self._enter("lock", request.payment_id, context)
         payment_hash = decode(request.payment_request).payment_hash
         row = self.db.execute(
-            "SELECT account, state, locked_by FROM invoice WHERE hash = ?", (payment_hash,)
+            "SELECT account, state, locked_by, hold FROM invoice WHERE hash = ?", (payment_hash,)
         ).fetchone()
         if row is None:
             await refuse(context, Reason.INVOICE_NOT_FOUND)
-        account, state, locked_by = row
+        account, state, locked_by, hold = row
         if self.db.execute("SELECT 1 FROM released WHERE payment_id = ?", (request.payment_id,)).fetchone():
             await refuse(context, Reason.INVOICE_NOT_LOCKED)
         if state != OPEN and locked_by != request.payment_id:
@@ -94,16 +101,37 @@ class Settlement(InvoiceSettlementServiceServicer):
             account_id=account,
             payment_hash=payment_hash,
             amount_msat=request.amount_msat,
+            hold=bool(hold),
         )
 
     async def CommitInvoice(self, request: pb.CommitInvoiceRequest, context: Any) -> pb.CommitInvoiceResponse:
         await self._enter("commit", request.payment_id, context)
-        sql = "SELECT hash, preimage FROM invoice WHERE locked_by = ?"
+        sql = "SELECT hash, preimage, state, hold FROM invoice WHERE locked_by = ?"
         row = self.db.execute(sql, (request.payment_id,)).fetchone()
+        if row is None or row[2] == CANCELED:
+            await refuse(context, Reason.INVOICE_NOT_LOCKED)
+        payment_hash, preimage, state, hold = row
+        if hold:
+            return pb.CommitInvoiceResponse(preimage=preimage if state == SETTLED else "")
+        self.db.execute("UPDATE invoice SET state = ? WHERE hash = ?", (SETTLED, payment_hash))
+        return pb.CommitInvoiceResponse(preimage=preimage)
+
+    async def GetHold(self, request: pb.GetHoldRequest, context: Any) -> pb.GetHoldResponse:
+        await self._enter("look", request.payment_id, context)
+        row = self.db.execute(
+            "SELECT preimage, state FROM invoice WHERE locked_by = ?", (request.payment_id,)
+        ).fetchone()
         if row is None:
             await refuse(context, Reason.INVOICE_NOT_LOCKED)
-        self.db.execute("UPDATE invoice SET state = ? WHERE hash = ?", (SETTLED, row[0]))
-        return pb.CommitInvoiceResponse(preimage=row[1])
+        states = pb.GetHoldResponse.State
+        found = {ACCEPTED: states.STATE_HELD, SETTLED: states.STATE_SETTLED, CANCELED: states.STATE_RELEASED}[row[1]]
+        return pb.GetHoldResponse(state=found, preimage=row[0] if row[1] == SETTLED else "")
+
+    async def FindInvoice(self, request: pb.FindInvoiceRequest, context: Any) -> pb.FindInvoiceResponse:
+        payment_hash = decode(request.payment_request).payment_hash
+        if self.db.execute("SELECT 1 FROM invoice WHERE hash = ?", (payment_hash,)).fetchone() is None:
+            await refuse(context, Reason.INVOICE_NOT_FOUND)
+        return pb.FindInvoiceResponse(invoice_id=str(uuid.uuid4()))
 
     async def ReleaseInvoice(self, request: pb.ReleaseInvoiceRequest, context: Any) -> pb.ReleaseInvoiceResponse:
         await self._enter("release", request.payment_id, context)

@@ -2,7 +2,7 @@
 
 from generator.outputs.files.layout import contents
 from generator.outputs.files.placement import default_placement
-from generator.outputs.files.publish import publish
+from generator.outputs.files.publish import publish, write_changed
 from generator.outputs.files.validation import EnvoyRefusal, validate_with_envoy
 
-__all__ = ["EnvoyRefusal", "contents", "default_placement", "publish", "validate_with_envoy"]
+__all__ = ["EnvoyRefusal", "contents", "default_placement", "publish", "validate_with_envoy", "write_changed"]

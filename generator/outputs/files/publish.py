@@ -18,8 +18,18 @@ from generator.render.names import XDS_FOLDERS, workload_file
 from generator.resources import ResourceSet, WorkloadResources
 from generator.resources.memo import Memo
 
-FILE_MODE = 0o600
-DIRECTORY_MODE = 0o700
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Modes:
+    """Who may read what is written."""
+
+    file: int
+    directory: int
+
+
+PRIVATE = Modes(file=0o600, directory=0o700)
+PUBLIC = Modes(file=0o644, directory=0o755)
+"""Of root's files, which the mesh's users read: there is nothing secret in a configuration."""
 WORKLOADS_MAX = 20_000
 """Workloads whose files are known, so that they need not be read when nothing changed."""
 
@@ -38,7 +48,7 @@ class Published:
 _published: Memo[tuple[str, str], Published] = Memo(WORKLOADS_MAX)
 
 
-def publish(resources: ResourceSet, directory: Path) -> tuple[Path, ...]:
+def publish(resources: ResourceSet, directory: Path, modes: Modes = PRIVATE) -> tuple[Path, ...]:
     """Bring the files below `directory` in line with the resources.
 
     Only files whose content changes are written, each in one step; files and workloads that are no more are removed.
@@ -46,13 +56,13 @@ def publish(resources: ResourceSet, directory: Path) -> tuple[Path, ...]:
     Returns the paths that changed, removed ones included. Raises OSError and ResourceError.
     """
     changed: list[Path] = []
-    _folder(directory)
+    _folder(directory, modes)
     for workload in resources.workloads:
         key = (str(directory), workload.name)
         known = _published.get(key)
         if known is None or known.workload is not workload or known.seal != _seal(known.paths):
             wanted = {directory / path: content for path, content in contents(workload).items()}
-            changed += _publish_workload(workload, wanted, directory)
+            changed += _publish_workload(workload, wanted, directory, modes)
             paths = tuple(str(path) for path in (*_folders(workload, directory), *wanted))
             _published.put(key, Published(workload=workload, paths=paths, seal=_seal(paths)))
     present = {workload.name for workload in resources.workloads}
@@ -61,6 +71,12 @@ def publish(resources: ResourceSet, directory: Path) -> tuple[Path, ...]:
             shutil.rmtree(directory / name)
             changed.append(directory / name)
     return tuple(changed)
+
+
+def write_changed(path: Path, content: bytes, modes: Modes = PRIVATE) -> list[Path]:
+    """Write a file beside the workloads' when it changed; its path then. Raises OSError."""
+    _folder(path.parent, modes)
+    return [path] if _replace(path, content, modes) else []
 
 
 def _seal(paths: Iterable[str]) -> Seal:
@@ -76,17 +92,19 @@ def _folders(workload: WorkloadResources, directory: Path) -> tuple[Path, ...]:
     return (directory / workload.name, *(directory / workload.name / name for name in XDS_FOLDERS.values()))
 
 
-def _publish_workload(workload: WorkloadResources, wanted: dict[Path, bytes], directory: Path) -> Iterator[Path]:
+def _publish_workload(
+    workload: WorkloadResources, wanted: dict[Path, bytes], directory: Path, modes: Modes
+) -> Iterator[Path]:
     for folder in _folders(workload, directory):
-        _folder(folder)
+        _folder(folder, modes)
     clusters = workload_file(directory, workload.name, "clusters")
     interim = _with_old_clusters(clusters, workload)
     for path, content in wanted.items():
         if path == clusters and interim is not None:
-            _move_into_place(path, interim)
-        elif _replace(path, content):
+            _move_into_place(path, interim, modes)
+        elif _replace(path, content, modes):
             yield path
-    if interim is not None and _replace(clusters, wanted[clusters]):
+    if interim is not None and _replace(clusters, wanted[clusters], modes):
         yield clusters
     yield from _remove_others(directory / workload.name, set(wanted))
 
@@ -108,22 +126,22 @@ def _with_old_clusters(path: Path, workload: WorkloadResources) -> bytes | None:
     return discovery_bytes([*new, *leaving])
 
 
-def _replace(path: Path, content: bytes) -> bool:
+def _replace(path: Path, content: bytes, modes: Modes) -> bool:
     """Write the file when its content differs; whether it did."""
     try:
         if path.read_bytes() == content:
             return False
     except FileNotFoundError:
         pass
-    _move_into_place(path, content)
+    _move_into_place(path, content, modes)
     return True
 
 
-def _move_into_place(path: Path, content: bytes) -> None:
+def _move_into_place(path: Path, content: bytes, modes: Modes) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), FILE_MODE)
+            os.fchmod(file.fileno(), modes.file)
             file.write(content)
         Path(temporary).replace(path)
     except BaseException:
@@ -138,5 +156,9 @@ def _remove_others(folder: Path, wanted: set[Path]) -> Iterator[Path]:
             yield path
 
 
-def _folder(path: Path) -> None:
-    path.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
+def _folder(path: Path, modes: Modes) -> None:
+    """Make the folder and those above it, all with this mode; what is there keeps its own."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(mode=modes.directory, exist_ok=True)
+        folder.chmod(modes.directory)  # whatever the umask

@@ -11,10 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from generator.model import Mesh, ReplicaPlacement, Service
+from generator.model.events import EVENTS
 from generator.outputs.local.bodies import GatewayBody, write_introspection
 from generator.outputs.local.confirm import moment, until_taken
 from generator.outputs.local.difference import blamed, service_of
 from generator.outputs.local.errors import NotReadyError, OperationError, RefusedError
+from generator.outputs.local.event_server import EventServer
 from generator.outputs.local.operations import (
     STOPPING,
     begin_replicas,
@@ -98,8 +100,9 @@ async def _carry_out(supervisor: Supervisor, plan: Plan) -> tuple[str, ...]:
 
 
 async def _forward(supervisor: Supervisor, plan: Plan, done: _Done) -> tuple[str, ...]:
-    """Everything that can still be undone."""
+    """Everything that can still be undone. Services may hear what is new to them before they start, and what goes until they have gone."""
     way = plan.transition
+    await supervisor.hear(way.old, way.new)
     names = _place(supervisor, plan, done)
     await _step(supervisor, way.accepting, done)
     await begin_replicas(supervisor, names)
@@ -109,7 +112,9 @@ async def _forward(supervisor: Supervisor, plan: Plan, done: _Done) -> tuple[str
     supervisor.board.jwks = plan.jwks
     await _step(supervisor, way.switching, done)
     write_introspection(way.new, supervisor.setup.paths)
-    return await _step(supervisor, way.closing, done)
+    absent = await _step(supervisor, way.closing, done)
+    await supervisor.hear(way.closing)
+    return absent
 
 
 def _place(supervisor: Supervisor, plan: Plan, done: _Done) -> list[str]:
@@ -182,6 +187,7 @@ async def _back(supervisor: Supervisor, plan: Plan, done: _Done) -> None:
     try:
         write_introspection(way.old, supervisor.setup.paths)
         await _undo(supervisor, done)
+        await supervisor.hear(way.old)
     except FAILURES as error:
         supervisor.journal.tell("undo-failed", str(error))
     if not supervisor.is_stopping:
@@ -205,7 +211,7 @@ def _note(supervisor: Supervisor, plan: Plan, done: _Done) -> None:
     supervisor.applied = plan.applied
     rolled = {replica.name for replica, _, _ in done.rolled}
     for name, runner in supervisor.runners.items():
-        if isinstance(runner.body, GatewayBody):
+        if isinstance(runner.body, GatewayBody | EventServer):
             runner.body.around = supervisor.around
         elif service_of(name) not in plan.transition.removed and name not in rolled:
             tools = Tools(service=plan.transition.new.service(service_of(name)), around=supervisor.around)
@@ -222,6 +228,16 @@ async def _finish(supervisor: Supervisor, plan: Plan) -> None:
         surplus = [replica.index for replica in present if replica.index >= service.replicas]
         await remove_replicas(supervisor, service.name, surplus)
     await _settle(supervisor, way.new)
+    if way.removed:
+        await _forget_hearers(supervisor, way.new)
+
+
+async def _forget_hearers(supervisor: Supervisor, mesh: Mesh) -> None:
+    """Take their users and consumers from services that are gone; what does not work now is done at the next start."""
+    try:
+        await supervisor.hear(mesh)
+    except OperationError as error:
+        supervisor.journal.tell("events-failed", str(error), workload=EVENTS)
 
 
 async def _settle(supervisor: Supervisor, mesh: Mesh) -> None:

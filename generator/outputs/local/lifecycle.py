@@ -1,7 +1,8 @@
 """The life of one workload as a pure state machine: no clock, no process, no file. `decide` is the only transition.
 
 A workload is two processes. A replica starts its sidecar, then its application; the gateway starts its introspection
-server, then its Envoy. Either way the second starts once the first is ready, and stopping goes the other way round:
+server, then its Envoy. Either way the second starts once the first is ready, and stopping goes the other way round (the server of
+events is one process, for which the same holds):
 
     RUNNING --Retire--> LEAVING --time--> DRAINING --Idle or time--> STOPPING --exits--> GONE
     out of endpoints    callers learn     what runs ends             second, then first
@@ -47,6 +48,7 @@ from generator.outputs.local.workload import (
     Verdict,
     Workload,
 )
+from generator.outputs.workloads.helpers import SIDECAR_GRACE_MS
 
 BACKOFF_MS_MIN = 200
 """After the first death: soon enough that one crash is hardly seen."""
@@ -54,14 +56,9 @@ BACKOFF_MS_MAX = 30_000
 """A process that always dies costs one start in half a minute."""
 STABLE_MS = 10_000
 """Ready for this long, and earlier deaths are forgotten."""
-START_MS_MAX = 60_000
-"""A process that is not ready by then is killed and started again: a hang at start looks like this."""
-SILENCES_MAX = 5
-"""So many probes without any answer, and the replica leaves the rotation; its callers' own checks are faster."""
 SILENT_MS_MAX = 60_000
 """A process that has answered nothing for so long is as good as dead: it is killed and started again."""
-STOP_SIDECAR_MS_MAX = 5_000
-"""Envoy exits within 100 ms of SIGTERM; afterwards it is killed."""
+STOP_SIDECAR_MS_MAX = SIDECAR_GRACE_MS
 
 
 def decide(workload: Workload, event: Event, now_ms: int) -> Step:
@@ -93,7 +90,7 @@ def deadline_ms(workload: Workload) -> int | None:
         return None
     if workload.stage is not Stage.RUNNING:
         return workload.until_ms
-    moments = [moment for part in Part if (moment := _process_deadline(workload.process(part))) is not None]
+    moments = [moment for part in Part if (moment := _process_deadline(workload, part)) is not None]
     return min(moments, default=None)
 
 
@@ -123,6 +120,8 @@ def _start(workload: Workload, part: Part, now_ms: int) -> Step:
 
 def _start_second(workload: Workload, now_ms: int) -> Step:
     """Start the second process when the first is ready, nobody holds it back, and it never ran."""
+    if len(workload.order) == 1:
+        return workload, ()
     first, second = (workload.process(part) for part in workload.order)
     may_start = first.phase is Phase.READY and second.phase is Phase.STOPPED and workload.stage is Stage.RUNNING
     if workload.is_held or not may_start:
@@ -173,7 +172,7 @@ def _probed(workload: Workload, part: Part, verdict: Verdict, now_ms: int) -> St
         return _probed_ready(workload, part, now_ms)
     silences = process.silences + 1 if verdict is Verdict.SILENT else 0
     counted = _with(workload, part, lambda process: replace(process, silences=silences))
-    if process.phase is not Phase.READY or (verdict is Verdict.SILENT and silences < SILENCES_MAX):
+    if process.phase is not Phase.READY or (verdict is Verdict.SILENT and silences < workload.silences_max):
         return counted, ()
     unready = _with(counted, part, lambda process: replace(process, phase=Phase.UNREADY, since_ms=now_ms))
     told = Announce(kind="unready", text=f"its probe is {verdict.value}", part=part)
@@ -213,7 +212,7 @@ def _tick(workload: Workload, now_ms: int) -> Step:
 def _tick_running(workload: Workload, now_ms: int) -> Step:
     actions: tuple[Action, ...] = ()
     for part in workload.order:
-        due = _process_deadline(workload.process(part))
+        due = _process_deadline(workload, part)
         if due is None or now_ms < due:
             continue
         workload, more = _process_due(workload, part, now_ms)
@@ -221,13 +220,14 @@ def _tick_running(workload: Workload, now_ms: int) -> Step:
     return workload, actions
 
 
-def _process_deadline(process: Process) -> int | None:
+def _process_deadline(workload: Workload, part: Part) -> int | None:
+    process = workload.process(part)
     if process.phase is Phase.WAITING:
         return process.retry_ms
     if process.kill_sent:
         return None
     if process.phase is Phase.STARTING:
-        return process.since_ms + START_MS_MAX
+        return process.since_ms + workload.start_ms_max
     if process.phase is Phase.UNREADY and process.silences:
         return process.since_ms + SILENT_MS_MAX
     if process.phase is Phase.READY and process.deaths:
@@ -272,7 +272,7 @@ def _stop_next(workload: Workload, now_ms: int) -> Step:
             return stopping, (Terminate(part=part),)
     parts = {part: replace(workload.process(part), phase=Phase.STOPPED) for part in Part}
     gone = replace(workload, stage=Stage.GONE, app=parts[Part.APP], sidecar=parts[Part.SIDECAR])
-    return gone, (Announce(kind="stopped", text="both processes have ended"),)
+    return gone, (Announce(kind="stopped", text="its processes have ended"),)
 
 
 def _stop_overdue(workload: Workload, now_ms: int) -> Step:

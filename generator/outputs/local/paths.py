@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from generator.model.events import EVENTS
 from generator.model.placement import external_socket
 from generator.pki import private_directory
 
@@ -76,6 +77,29 @@ class StatePaths:
         """What the introspection server is started with."""
         return self.root / "introspection"
 
+    @property
+    def event_configuration(self) -> Path:
+        """What the server of events is started with, and reads again when it is told to."""
+        return self.root / "events" / "nats.json"
+
+    @property
+    def event_store(self) -> Path:
+        """Where the server of events keeps its streams."""
+        return self.root / "data" / EVENTS
+
+    @property
+    def event_admin(self) -> Path:
+        """The seed of the user that keeps the stream."""
+        return self.root / "secrets" / EVENTS / "admin.nk"
+
+    def event_keeper(self, service: str) -> Path:
+        """Give the seed of the user that keeps a service's stream."""
+        return self.event_admin.parent / "keepers" / f"{service}.nk"
+
+    def event_credentials(self, service: str) -> Path:
+        """Give the seed of a service's user at the server of events."""
+        return self.secrets(service) / "events.nk"
+
     def certificates(self, workload: str) -> Path:
         """Give the folder with a workload's `..data` link."""
         return self.authorities / "workloads" / workload
@@ -95,7 +119,8 @@ class StatePaths:
     def make(self) -> None:
         """Make the folders that every run needs. Raises OSError."""
         folders = (self.root, self.authorities, self.envoy, self.logs, self.runs, self.introspection)
-        for folder in (*folders, self.prometheus.parent, self.root / "data", self.root / "secrets"):
+        own = (self.prometheus.parent, self.event_configuration.parent, self.root / "data", self.root / "secrets")
+        for folder in (*folders, *own):
             private_directory(folder)
 
 

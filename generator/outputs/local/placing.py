@@ -29,6 +29,14 @@ class Placer:
         self._sockets = sockets
         self._ports = ports
 
+    def leave(self, ports: frozenset[int]) -> None:
+        """Choose none of these from now on."""
+        self._ports.leave(ports)
+
+    def has_chosen(self, port: int) -> bool:
+        """Whether one of the mesh's own listeners was given this port."""
+        return self._ports.holds(port)
+
     def place_replica(self, service: Service, index: int) -> ReplicaPlacement:
         """Reserve everything for one replica, out of rotation. Raises PortError and OSError."""
         name = f"{service.name}-{index}"
@@ -59,6 +67,10 @@ class Placer:
             scrape=self._ports.take(),
             certificates=self._paths.certificates(GATEWAY),
         )
+
+    def place_events(self) -> SocketAddress:
+        """Reserve the port of the server of events. Raises PortError."""
+        return self._ports.take_shared()
 
     def release(self, replica: ReplicaPlacement) -> None:
         """Give a removed replica's ports back and remove its socket folder."""

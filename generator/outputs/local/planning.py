@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from generator.analysis import Analysis, check_manifest
+from generator.analysis import Analysis, Output, check_manifest
 from generator.manifest import Finding, Reporter, load_manifest
 from generator.manifest.finding import START, Position
 from generator.manifest.types import Manifest
@@ -25,6 +25,7 @@ from generator.outputs.local.definition import differences
 from generator.outputs.local.difference import (
     Difference,
     bootstrap_changes,
+    hearing_changes,
     of_services,
     replica_changes,
     resource_changes,
@@ -145,13 +146,15 @@ def _stays(mesh: Mesh, replica: ReplicaPlacement, *, is_whole: bool) -> bool:
 def _analyse(supervisor: Supervisor) -> tuple[Analysis, dict[str, int], dict[str, int]]:
     """Analyse the manifest with its own replicas, then with those of `nipmesh scale` that stay in force."""
     manifest, listen = supervisor.setup.manifest, supervisor.setup.overrides.gateway_listen
-    analysis = check_manifest(manifest, overrides=Overrides(gateway_listen=listen))
+    analysis = check_manifest(manifest, overrides=Overrides(gateway_listen=listen), output=Output.UP)
     if analysis.mesh is None:
         return analysis, {}, {}
     written = {service.name: service.replicas for service in analysis.mesh.services}
     scaled = still_scaled(supervisor.applied, written)
     if scaled:
-        analysis = check_manifest(manifest, overrides=Overrides(replicas=scaled, gateway_listen=listen))
+        analysis = check_manifest(
+            manifest, overrides=Overrides(replicas=scaled, gateway_listen=listen), output=Output.UP
+        )
     return analysis, scaled, written
 
 
@@ -187,11 +190,40 @@ def _refuse_unchangeable(
             listen = manifest.gateway.listen if manifest.gateway is not None else None
             position = listen.position if listen is not None else places.get(GATEWAY, START)
             refuse(position, "where its gateway listens", f"clients are connected at {was[0]}:{was[1]}")
+    if _place_of_events(new) != _place_of_events(old):
+        position = _at(manifest.events or manifest.mesh)
+        refuse(
+            position, "where its events are kept", "what is published is there, and consumers have their places there"
+        )
+    _refuse_long_names(supervisor, new, refuse, places)
+    _refuse_chosen_ports(supervisor, new, refuse, places)
+
+
+def _refuse_long_names(
+    supervisor: Supervisor, new: Mesh, refuse: Callable[[Position, str, str], None], places: dict[str, Position]
+) -> None:
     for service in new.services:
         length = longest_socket_path(supervisor.setup.sockets, f"{service.name}-99", service.external_connections)
         if length > SOCKET_PATH_BYTES_MAX:
             cause = f"socket paths would have {length} bytes, Linux allows {SOCKET_PATH_BYTES_MAX}"
             refuse(places[service.name], f"to a service with the long name {service.name}", cause)
+
+
+def _refuse_chosen_ports(
+    supervisor: Supervisor, new: Mesh, refuse: Callable[[Position, str, str], None], places: dict[str, Position]
+) -> None:
+    """A port that the manifest did not name when the mesh started may have gone to a sidecar."""
+    for service in new.services:
+        if service.listen_port is not None and supervisor.has_chosen(service.listen_port):
+            cause = "one of its own sidecars was given this port when it started"
+            refuse(places[service.name], f"to a service on port {service.listen_port}", cause)
+
+
+def _place_of_events(mesh: Mesh) -> str | None:
+    """None: the mesh has no events; empty: with the runner's own server."""
+    if mesh.events is None:
+        return None
+    return "" if mesh.events.cluster is None else mesh.events.cluster.url
 
 
 def _at(value: object) -> Position:
@@ -238,6 +270,7 @@ def _difference(trial: _Trial, after: Applied, old: ResourceSet, new: ResourceSe
         restarted={name: reasons for name, reasons in sorted(restarted.items()) if reasons},
         configured=of_services(resource_changes(old, new), way.old),
         sidecars=counts,
+        hearing=hearing_changes(way.old, way.new),
         is_exposure_new=exposure_files(way.old) != exposure_files(way.new),
         kept={name: (replicas, after.written[name]) for name, replicas in sorted(after.scaled.items())},
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 from generator.model import SocketAddress
@@ -31,22 +32,43 @@ class PortError(Exception):
 class PortPool:
     """Hands out loopback ports and holds them until they are released."""
 
-    def __init__(self, seed: Path) -> None:
+    def __init__(self, seed: Path, leave: Iterable[int] = ()) -> None:
+        """`seed`: where to begin, so that two meshes seldom try the same. `leave`: ports that are somebody's already."""
+        self._left = set(leave)
         digest = hashlib.sha256(str(seed).encode()).digest()
         self._next = PORT_MIN + int.from_bytes(digest[:4], "big") % (PORT_MAX - PORT_MIN + 1)
         self._held: dict[tuple[str, int], socket.socket] = {}
+
+    def leave(self, ports: Iterable[int]) -> None:
+        """Never hand these out from now on: the manifest gives them to somebody, who may listen only later."""
+        self._left.update(ports)
+
+    def holds(self, port: int) -> bool:
+        """Whether it was handed out."""
+        return any(held == port for _, held in self._held)
 
     def take(self) -> SocketAddress:
         """Reserve the next free port. Raises PortError when all are taken."""
         for _ in range(PORT_MIN, PORT_MAX + 1):
             address = SocketAddress(host=LOOPBACK, port=self._next)
             self._next = PORT_MIN + (self._next + 1 - PORT_MIN) % (PORT_MAX - PORT_MIN + 1)
+            if address.port in self._left:
+                continue
             try:
                 self._hold(address, is_shared=False)
             except OSError:
                 continue
             return address
         raise PortError(f"no free port between {PORT_MIN} and {PORT_MAX}")
+
+    def take_shared(self) -> SocketAddress:
+        """Reserve a port for a server that binds it as Go does: with SO_REUSEADDR, and without SO_REUSEPORT.
+
+        Linux lets it listen beside a socket that has SO_REUSEADDR too and does not listen; other meshes' reservations still fail.
+        """
+        address = self.take()
+        self._held[address.host, address.port].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return address
 
     def hold(self, address: SocketAddress) -> None:
         """Reserve this very port. Raises PortError when somebody has it.

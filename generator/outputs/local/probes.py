@@ -12,15 +12,15 @@ import grpc.aio
 from grpc_health.v1 import health_pb2
 
 from generator.introspection.admin import HTTP_OK, AdminError, request
-from generator.model import Address, UnixAddress
+from generator.model import Address, Probe, UnixAddress
+from generator.model.process import PROBE_INTERVAL_MS, PROBE_TIMEOUT_MS
 from generator.outputs.local.environment import target
 from generator.outputs.local.workload import Verdict
 
-PROBE_TIMEOUT_S = 2.0
 STARTING_INTERVAL_S = 0.05
 """Between two probes of what starts: its delay is what the user waits for."""
-READY_INTERVAL_S = 1.0
-"""Between two probes of what runs: the callers' sidecars check much more often."""
+READY_INTERVAL_S = PROBE_INTERVAL_MS / 1000
+"""Between two probes of what runs and is nobody's service."""
 CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
@@ -36,7 +36,7 @@ Check: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[health_pb2.HealthCheckReque
 Report = Callable[[Verdict], Awaitable[None]]
 
 
-async def probe_application(address: Address, *, any_answer: bool, report: Report) -> None:
+async def probe_application(address: Address, probe: Probe, *, any_answer: bool, report: Report) -> None:
     """Report verdicts until cancelled. `any_answer`: any answer is enough (of the introspection server)."""
     await _until_socket(address)
     async with grpc.aio.insecure_channel(target(address), options=CHANNEL_OPTIONS) as channel:
@@ -46,9 +46,9 @@ async def probe_application(address: Address, *, any_answer: bool, report: Repor
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
         while True:
-            verdict = await _check(check, any_answer=any_answer)
+            verdict = await _check(check, probe, any_answer=any_answer)
             await report(verdict)
-            await asyncio.sleep(READY_INTERVAL_S if verdict is Verdict.READY else STARTING_INTERVAL_S)
+            await asyncio.sleep(probe.interval_ms / 1000 if verdict is Verdict.READY else STARTING_INTERVAL_S)
 
 
 async def probe_sidecar(admin: Path, *, report: Report) -> None:
@@ -65,9 +65,9 @@ async def _until_socket(address: Address) -> None:
         await asyncio.sleep(STARTING_INTERVAL_S)
 
 
-async def _check(check: Check, *, any_answer: bool) -> Verdict:
+async def _check(check: Check, probe: Probe, *, any_answer: bool) -> Verdict:
     try:
-        answer = await check(health_pb2.HealthCheckRequest(service=""), timeout=PROBE_TIMEOUT_S)
+        answer = await check(health_pb2.HealthCheckRequest(service=""), timeout=probe.timeout_ms / 1000)
     except grpc.aio.AioRpcError as error:
         return Verdict.SILENT if error.code() in SILENT_CODES else Verdict.REFUSED
     is_serving = answer.status == health_pb2.HealthCheckResponse.SERVING
@@ -76,7 +76,7 @@ async def _check(check: Check, *, any_answer: bool) -> Verdict:
 
 async def _ready(admin: Path) -> Verdict:
     try:
-        answer = await request(admin, "/ready", timeout_s=PROBE_TIMEOUT_S)
+        answer = await request(admin, "/ready", timeout_s=PROBE_TIMEOUT_MS / 1000)
     except (OSError, TimeoutError, AdminError):
         return Verdict.SILENT
     return Verdict.READY if answer.status == HTTP_OK else Verdict.REFUSED

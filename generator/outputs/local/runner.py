@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from abc import abstractmethod
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Protocol
 
-from generator.introspection.admin import AdminError, gauges, post
+from generator.introspection.admin import AdminError, calls_run, post
 from generator.outputs.local.events import Journal
 from generator.outputs.local.lifecycle import deadline_ms, decide
 from generator.outputs.local.logs import size_of, tail
@@ -27,6 +28,7 @@ from generator.outputs.local.workload import (
     Idle,
     Kill,
     Part,
+    Phase,
     Probed,
     Release,
     Retire,
@@ -45,8 +47,6 @@ LOG_LINES_SHOWN = 15
 IDLE_POLL_S = 0.1
 IDLE_POLLS = 2
 """So many polls in a row without a running call mean idle: between two polls one may begin and end."""
-ACTIVE_CALLS = "downstream_rq_active$"
-ADMIN_PREFIX = "http.admin."
 
 
 def now_ms() -> int:
@@ -55,10 +55,10 @@ def now_ms() -> int:
 
 
 class Body(Protocol):
-    """What differs between a replica and the gateway."""
+    """What differs between a replica, the gateway and the server of events."""
 
     admin: Path
-    """Envoy's admin socket."""
+    """Envoy's admin socket; of what has no Envoy, a path where there is none."""
 
     @abstractmethod
     def command(self, part: Part) -> Command:
@@ -131,6 +131,13 @@ class Runner:
     def release(self) -> None:
         """Let the second process start."""
         self._put(Release())
+
+    def send(self, part: Part, number: signal.Signals) -> bool:
+        """Send a signal to a process that is ready, and so means something by it; false when it is not."""
+        if self.workload.process(part).phase is not Phase.READY:
+            return False
+        self._children[part].signal_group(number)
+        return True
 
     def log_tail(self, part: Part, lines: int = LOG_LINES_SHOWN) -> tuple[str, ...]:
         """Give the last lines that a process wrote since its last start."""
@@ -219,14 +226,10 @@ class Runner:
             quiet = 0
             while quiet < IDLE_POLLS:
                 await asyncio.sleep(IDLE_POLL_S)
-                quiet = 0 if await self._calls_run() else quiet + 1
+                quiet = 0 if await calls_run(self.body.admin) else quiet + 1
         except (OSError, TimeoutError, AdminError) as error:
             self._journal.tell("drain-failed", str(error), workload=self.workload.name, part="sidecar")
         self._put(Idle())
-
-    async def _calls_run(self) -> bool:
-        active = await gauges(self.body.admin, ACTIVE_CALLS)
-        return any(count for name, count in active.items() if not name.startswith(ADMIN_PREFIX))
 
     def _announce(self, action: Announce) -> None:
         part = action.part

@@ -19,9 +19,11 @@ from pathlib import Path
 from generator.model import Mesh, SocketAddress
 from generator.model.overrides import Overrides
 from generator.outputs.local.applied import applied, manifest_digest
+from generator.outputs.local.binary import NatsNotFoundError, find_nats
 from generator.outputs.local.certificates import CertificateKeeper
 from generator.outputs.local.control import Control
 from generator.outputs.local.environment import Surroundings
+from generator.outputs.local.event_server import EventServer
 from generator.outputs.local.events import Happening, Journal
 from generator.outputs.local.inotify import shortage
 from generator.outputs.local.keys import key_set
@@ -70,7 +72,7 @@ class Run:
         self._request = request
         self._paths = paths
         self._stop = asyncio.Event()
-        self._ports = PortPool(seed=paths.root)
+        self._ports = PortPool(seed=paths.root, leave=request.mesh.written_ports)
         self._sockets = make_socket_directory(_workload_names(request.mesh), request.mesh.connected)
         record = paths.runs / f"{secrets.token_hex(RUN_ID_BYTES)}.json"
         self._record = RunRecord(record, sockets=self._sockets, current=paths.current)
@@ -161,18 +163,21 @@ class Run:
             envoy=request.envoy,
             sockets=self._sockets,
         )
+        placer = Placer(paths, self._sockets, self._ports)
+        events = placer.place_events() if mesh.events is not None and mesh.events.cluster is None else None
         around = Surroundings(
-            mesh=mesh, paths=paths, manifest_directory=request.manifest.parent, outer=dict(os.environ)
+            mesh=mesh, paths=paths, manifest_directory=request.manifest.parent, outer=dict(os.environ), events=events
         )
         return Supervisor(
             setup,
             around=around,
             applied=applied(manifest_digest(request.manifest), mesh, around),
             board=Board(mesh, paths.envoy, key_set(mesh, paths, request.manifest.parent)),
-            placer=Placer(paths, self._sockets, self._ports),
+            placer=placer,
             certificates=CertificateKeeper(paths, mesh.trust_domain, mesh.certificate_lifetime_ms, self.journal),
             record=self._record,
             journal=self.journal,
+            events=None if events is None else EventServer(program=find_nats(), address=events, around=around),
         )
 
     def _write_current(self) -> None:
@@ -232,7 +237,7 @@ async def opened(request: Request, journal: Journal) -> AsyncIterator[Run]:
         raise UpError(missing)
     try:
         run = Run(request, paths, journal)
-    except (SocketPathError, OSError, ValueError) as error:
+    except (SocketPathError, NatsNotFoundError, PortError, OSError, ValueError) as error:
         raise UpError(explain(error)) from error
     loop = asyncio.get_running_loop()
     for number in STOP_SIGNALS:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from generator.model.events import EVENTS
 from generator.model.mesh import GATEWAY
 from generator.outputs.files.versions import published_versions
 from generator.outputs.local.environment import target
@@ -35,6 +36,7 @@ async def status_document(supervisor: Supervisor) -> dict[str, Any]:
         "manifest": str(supervisor.setup.manifest),
         "gateway": _gateway(supervisor, heard),
         "services": services,
+        "events": await _events(supervisor),
     }
 
 
@@ -97,6 +99,27 @@ def _gateway(supervisor: Supervisor, heard: Mapping[str, Heard]) -> dict[str, An
         "introspection": target(placement.introspection),
         "certificate_expiry": _expiry(supervisor, GATEWAY),
         **configuration(supervisor, GATEWAY, heard),
+    }
+
+
+async def _events(supervisor: Supervisor) -> dict[str, Any] | None:
+    """The server of events with its stream and consumers; of a cluster that others run, where it is."""
+    events, server = supervisor.mesh.events, supervisor.events
+    if events is None:
+        return None
+    if server is None:
+        assert events.cluster is not None
+        return {"url": events.cluster.url}
+    workload = supervisor.runners[EVENTS].workload
+    return {
+        "url": server.url,
+        "state": READY if workload.is_ready and server.is_open else "not ready",
+        "stage": workload.stage.value,
+        "pid": workload.app.pid if workload.app.is_alive else None,
+        "app": workload.app.phase.value,
+        "restarts": workload.app.restarts,
+        "certificate_expiry": _expiry(supervisor, EVENTS),
+        **await server.describe(),
     }
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from generator.model import Gateway, Mesh, ReplicaPlacement, Service
+from generator.model.events import EVENTS
 from generator.model.mesh import GATEWAY
 from generator.model.overrides import Overrides
 from generator.outputs.local.applied import Applied
 from generator.outputs.local.bodies import GatewayBody, ReplicaBody, write_introspection
 from generator.outputs.local.certificates import CertificateKeeper
-from generator.outputs.local.environment import DRAIN_GRACE_S, Surroundings, materialize_secrets
+from generator.outputs.local.environment import Surroundings, materialize_secrets
+from generator.outputs.local.errors import OperationError
+from generator.outputs.local.event_server import HOSTS, EventServer
 from generator.outputs.local.events import Journal
 from generator.outputs.local.logs import CHECK_INTERVAL_S, rotate
 from generator.outputs.local.paths import StatePaths
@@ -23,15 +27,20 @@ from generator.outputs.local.rotation import CONFIRM_AFTER_S, Board, Publisher, 
 from generator.outputs.local.runner import Body, Changes, Runner
 from generator.outputs.local.sight import until_seen
 from generator.outputs.local.workload import Part, Phase, Stage, Workload
+from generator.outputs.nats import EventsError, cluster_keepers, ensure, topology
+from generator.outputs.workloads import application, event_server, introspection
+from generator.render.nats import hearers
 
 REPLICA_ORDER = (Part.SIDECAR, Part.APP)
 GATEWAY_ORDER = (Part.APP, Part.SIDECAR)
 DRAIN_MS_MAX = 2_000
 """How long running calls may delay SIGTERM; the application itself then finishes what runs, within its grace."""
 GATEWAY_DRAIN_MS_MAX = 3_000
-GRACE_MARGIN_MS = 2_000
-"""An application that uses its whole grace still has to flush and exit."""
-INTROSPECTION_GRACE_MS = 3_000
+EVENTS_ORDER = (Part.APP,)
+EVENTS_RETRY_S = 1.0
+"""Between two tries to make the stream, on a disk that refuses or in a cluster that is not there yet."""
+EVENTS_READY_S = 10.0
+"""For the server of events to be back, when it is away in the moment of a change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +76,10 @@ class Supervisor:
         certificates: CertificateKeeper,
         record: RunRecord,
         journal: Journal,
+        events: EventServer | None = None,
     ) -> None:
         self.setup = setup
+        self.events = events
         self.around = around
         self.applied = applied
         self.board = board
@@ -102,6 +113,8 @@ class Supervisor:
         gateway = self.mesh.gateway
         if gateway is not None:
             self._add_gateway(gateway)
+        if self.events is not None:
+            self._add_events(self.events)
         for service in self.mesh.services:
             for index in range(service.replicas):
                 self.add_replica(service, index)
@@ -112,9 +125,12 @@ class Supervisor:
         self._keep("logs", self._bound_logs())
         self._keep("rejections", self._watch_rejections())
         self._keep("open", self._open())
+        if self.mesh.events is not None:
+            self._keep("open-events", self._open_events())
 
     def add_replica(self, service: Service, index: int) -> Runner:
         """Place a replica and prepare its files; `begin` starts it once its configuration is published."""
+        self._placer.leave(self.mesh.written_ports)
         replica = self._placer.place_replica(service, index)
         try:
             self.certificates.issue(replica.name, service.identity)
@@ -122,13 +138,21 @@ class Supervisor:
             self._placer.release(replica)
             raise
         self.board.put(replica)
+        described = application(self.mesh, service, index)
         workload = Workload(
             name=replica.name,
             order=REPLICA_ORDER,
             drain_ms_max=DRAIN_MS_MAX,
-            grace_ms=DRAIN_GRACE_S * 1000 + GRACE_MARGIN_MS,
+            grace_ms=described.stop_grace_ms,
+            start_ms_max=service.probe.start_period_ms,
+            silences_max=service.probe.failures,
+            is_held=EVENTS in described.before and self.events is not None and not self.events.is_open,
         )
         return self._add_runner(workload, self._replica_body(service, replica))
+
+    def has_chosen(self, port: int) -> bool:
+        """Whether one of the mesh's own listeners was given this port when it started."""
+        return self._placer.has_chosen(port)
 
     def begin(self, name: str) -> None:
         """Start a workload; it runs until it is retired."""
@@ -144,6 +168,9 @@ class Supervisor:
             drain_ms_max=old.workload.drain_ms_max,
             grace_ms=old.workload.grace_ms,
         )
+        if isinstance(old.body, ReplicaBody):
+            probe = old.body.service.probe
+            fresh = replace(fresh, start_ms_max=probe.start_period_ms, silences_max=probe.failures)
         return self._add_runner(fresh, old.body)
 
     def has_begun(self, name: str) -> bool:
@@ -186,14 +213,15 @@ class Supervisor:
         return await until_seen(self.mesh, self.admins(), [self.board.replica(name) for name in names])
 
     async def stop(self) -> None:
-        """Stop everything in good order: the gateway first, then all replicas at once."""
+        """Stop everything in good order: the gateway first, then all replicas at once, then the server of events."""
         self.is_stopping = True
         self.journal.tell("stopping", "the gateway drains, then the services")
-        for task in ("open", "certificates", "rejections"):
+        for task in ("open", "open-events", "certificates", "rejections"):
             self._drop(task)
         self.publisher.close()
         await self._retire_all([name for name in self.runners if name == GATEWAY])
-        await self._retire_all([name for name in self.runners if name != GATEWAY])
+        await self._retire_all([name for name in self.runners if name not in (GATEWAY, EVENTS)])
+        await self._retire_all([name for name in self.runners if name == EVENTS])
         self._drop("logs")
 
     def kill(self) -> None:
@@ -253,10 +281,50 @@ class Supervisor:
             name=GATEWAY,
             order=GATEWAY_ORDER,
             drain_ms_max=GATEWAY_DRAIN_MS_MAX,
-            grace_ms=INTROSPECTION_GRACE_MS,
+            grace_ms=introspection().stop_grace_ms,
             is_held=True,
         )
         self._add_runner(workload, body)
+
+    def _add_events(self, events: EventServer) -> None:
+        """Place the server of events: its certificate, keys and configuration. Raises OSError and ValueError."""
+        self.certificates.issue(EVENTS, f"spiffe://{self.mesh.trust_domain}/{EVENTS}", HOSTS)
+        events.write(hearers(self.mesh))
+        workload = Workload(name=EVENTS, order=EVENTS_ORDER, drain_ms_max=0, grace_ms=event_server().stop_grace_ms)
+        runner = self._add_runner(workload, events)
+        events.reload = lambda: runner.send(Part.APP, signal.SIGHUP)
+        self.certificates.on_renewal(EVENTS, events.renewed)
+
+    async def _open_events(self) -> None:
+        """Make the stream and its consumers, then let the applications start; in a cluster of others they need not wait."""
+        while not (EVENTS not in self.runners or self.runners[EVENTS].workload.is_ready):
+            await self.changes.wait()
+        while True:
+            try:
+                await self.hear(self.mesh)
+                break
+            except OperationError as error:
+                self.journal.tell("events-failed", f"{error}; tried again", workload=EVENTS)
+                await asyncio.sleep(EVENTS_RETRY_S)
+        if self.events is not None:
+            self.events.is_open = True
+        for name, runner in self.runners.items():
+            if name not in (GATEWAY, EVENTS):
+                runner.release()
+
+    async def hear(self, *meshes: Mesh) -> None:
+        """Let services hear what any of these meshes lets them; the last one says the rest. Raises OperationError."""
+        events = meshes[-1].events
+        if events is None:
+            return
+        try:
+            if self.events is not None:
+                await self.until(lambda: self.runners[EVENTS].workload.is_ready, EVENTS_READY_S)
+                await self.events.allow(*meshes)
+            elif (keepers := cluster_keepers(events)) is not None:
+                await ensure(keepers, topology(meshes[-1], hearers(*meshes)))
+        except (EventsError, OSError, ValueError) as error:
+            raise OperationError(f"the server of events: {error}") from error
 
     def _add_runner(self, workload: Workload, body: Body) -> Runner:
         runner = Runner(workload, body, journal=self.journal, record=self._record, changes=self.changes)

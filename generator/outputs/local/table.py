@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from generator.model.events import EVENTS
 from generator.outputs.local.events import Happening
 from generator.outputs.local.status import status_document
 from generator.outputs.local.supervisor import Supervisor
@@ -58,7 +59,23 @@ def status_table(document: dict[str, Any], *, hint: str = "") -> Table:
             table.add_row(*_row(replica["name"], replica, is_in=replica["in_rotation"]))
     if gateway:
         table.add_row(*_row("gateway", gateway, is_in=gateway["state"] == "ready"))
+    if document["events"] is not None and "state" in document["events"]:
+        table.add_row(*_event_row(document["events"]))
     return table
+
+
+def _event_row(entry: dict[str, Any]) -> tuple[Text, ...]:
+    """The server of events; what its stream holds stands where others have their configuration."""
+    stream = entry.get("stream")
+    return (
+        Text(EVENTS),
+        Text(entry["app"], style=COLORS.get(entry["app"], "")),
+        Text(str(entry["pid"] or "-")),
+        *(Text("-"), Text("-"), Text("-")),
+        Text(str(entry["restarts"])),
+        Text(_remaining(entry["certificate_expiry"])),
+        Text("-" if stream is None else f"{stream['messages']} events"),
+    )
 
 
 def _row(name: str, entry: dict[str, Any], *, is_in: bool) -> tuple[Text, ...]:

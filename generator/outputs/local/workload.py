@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from generator.model.process import PROBE_FAILURES, START_PERIOD_MS
+
 CRASH_LOOP_DEATHS = 4
 """So many deaths in a row, and the user is told with the last log lines."""
 
@@ -49,7 +51,7 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """One of the two processes."""
+    """One of a workload's processes."""
 
     phase: Phase = Phase.STOPPED
     pid: int | None = None
@@ -75,18 +77,22 @@ class Workload:
     """The whole state of one workload."""
 
     name: str
-    order: tuple[Part, Part]
-    """Start order; the stop order is its reverse."""
+    order: tuple[Part, ...]
+    """Start order; the stop order is its reverse. The server of events is an application alone."""
     drain_ms_max: int
     """How long running calls may delay the stop before the application is asked to end by itself."""
     grace_ms: int
     """What the application gets between SIGTERM and SIGKILL."""
+    start_ms_max: int = START_PERIOD_MS
+    """What its first or second process may take until it is ready."""
+    silences_max: int = PROBE_FAILURES
+    """So many probes without any answer, and the workload leaves the rotation."""
     stage: Stage = Stage.RUNNING
     until_ms: int = 0
     """When the present stage ends by itself."""
     in_rotation: bool = False
     is_held: bool = False
-    """The second process waits for Release: the gateway's Envoy starts when the services are ready."""
+    """The second process waits for Release: the gateway's Envoy starts when the services are ready, and these when events are."""
     app: Process = Process()
     sidecar: Process = Process()
 
@@ -96,9 +102,9 @@ class Workload:
 
     @property
     def is_ready(self) -> bool:
-        """Both processes answer, and the workload is meant to run."""
-        both = self.app.phase is Phase.READY and self.sidecar.phase is Phase.READY
-        return both and self.stage is Stage.RUNNING
+        """Every process answers, and the workload is meant to run."""
+        all_answer = all(self.process(part).phase is Phase.READY for part in self.order)
+        return all_answer and self.stage is Stage.RUNNING
 
     @property
     def is_crash_looping(self) -> bool:

@@ -76,4 +76,5 @@ def placeholder(where: str) -> str:
     """Name what a user-chosen key stands for: `services` has `SERVICE`s."""
     word = where.rpartition(".")[2]
     known = {"calls": "CALLEE", "expose": "SERVICE", "external": "NAME", "env": "VARIABLE", "split": "VERSION"}
+    known |= {"consumes": "PUBLISHER", "credentials": "SERVICE"}
     return known.get(word) or ("HEADER" if word in {"headers", "set", "add"} else word.removesuffix("s").upper())

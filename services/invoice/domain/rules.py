@@ -5,12 +5,31 @@ Refusals are raised as RefusedError; the caller's transaction is undone and noth
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from services.chassis.errors import Reason
-from services.invoice.domain.invoice import Hold, HoldState, Invoice, State
+from services.chassis.secret import SecretBytes
+from services.invoice.domain.invoice import (
+    AT_WORK,
+    DECIDABLE,
+    FINAL,
+    NODE,
+    AtNode,
+    Hold,
+    HoldState,
+    Invoice,
+    Phase,
+    State,
+)
 from services.invoice.domain.transitions import HOLD_STEPS, TRANSITIONS, Call, Event, Move, Refuse, Step
+
+LEASE_MS: Final = 2_000
+"""Whoever moves an invoice to a phase with work does the work at once; after this time any replica does it."""
+NODE_MARGIN_MS: Final = 600_000
+"""The owner's time to decide ends a block before the node gives the money back by itself; or in half of what is left, if that is less."""
+MS_PER_SECOND: Final = 1_000
 
 TEXTS: Final = {
     Reason.INVOICE_ALREADY_SETTLED: "the invoice is paid",
@@ -19,8 +38,13 @@ TEXTS: Final = {
     Reason.INVOICE_LOCKED: "a payment holds the invoice",
     Reason.INVOICE_NOT_LOCKED: "the payment holds no invoice",
     Reason.INVOICE_AMOUNT_MISMATCH: "the amount is not the one that the invoice asks for",
+    Reason.INVOICE_NOT_ACCEPTED: "no money is held for the invoice",
+    Reason.PREIMAGE_MISMATCH: "the preimage is not the one of the payment hash",
 }
 """What a refusal says to people."""
+
+_CLOSED_AT_NODE: Final = frozenset({Phase.RESERVED, Phase.POSTING, Phase.VOIDING, Phase.SETTLED})
+"""Who gets there has been settled or canceled at the node before."""
 
 
 class RefusedError(Exception):
@@ -36,6 +60,10 @@ class OtherInvoiceError(Exception):
     """The payment_id was used to lock another invoice: one payment pays one invoice."""
 
 
+class PreimageMissingError(Exception):
+    """Only the owner knows the preimage, and did not say it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockOrder:
     """A payment that wants to hold an invoice."""
@@ -45,36 +73,82 @@ class LockOrder:
     actor_pubkey: str
 
 
-def apply(invoice: Invoice, event: Event, now_ms: int, *, hold: Hold | None = None) -> Invoice:
-    """Return the invoice after the event: the same object when nothing changes. Raises RefusedError."""
-    outcome = TRANSITIONS[invoice.state, event]
+def apply(invoice: Invoice, event: Event, now_ms: int, **facts: Any) -> Invoice:
+    """Return the invoice after the event: the same object when nothing changes. Raises RefusedError.
+
+    `facts`: fields of the invoice that the event brings along.
+    """
+    outcome = TRANSITIONS[invoice.phase, event]
     if isinstance(outcome, Refuse):
         raise RefusedError(outcome.reason, invoice.invoice_id)
     if not isinstance(outcome, Move):
         return invoice
-    update_time_ms = max(now_ms, invoice.update_time_ms)  # the clock may have been set back
-    holder = hold if outcome.to in (State.ACCEPTED, State.SETTLED) else None
-    settled = outcome.to is State.SETTLED
+    state = outcome.to.state
+    moved_ms = max(now_ms, invoice.update_time_ms)  # the clock may have been set back
     moved = replace(
         invoice,
-        state=outcome.to,
-        update_time_ms=update_time_ms,
-        locked_by=holder.payment_id if holder else None,
-        settle_time_ms=update_time_ms if settled else None,
-        amount_paid_msat=holder.amount_msat if holder and settled else 0,
+        phase=outcome.to,
+        amount_held_msat=invoice.amount_held_msat if state is State.ACCEPTED else 0,
+        amount_paid_msat=invoice.amount_held_msat if state is State.SETTLED else 0,
+        locked_by=invoice.locked_by if state in (State.ACCEPTED, State.SETTLED) else None,
+        at_node=AtNode.CLOSED if outcome.to in _CLOSED_AT_NODE else invoice.at_node,
+        settle_time_ms=moved_ms if state is State.SETTLED else None,
+        attempt=0,
+    )
+    moved = replace(moved, **facts)
+    moved = replace(
+        moved,
+        update_time_ms=moved_ms if is_announced(invoice, moved) else invoice.update_time_ms,
+        next_run_ms=next_run_ms(moved, now_ms),
     )
     moved.check()
     return moved
 
 
+def is_announced(before: Invoice, after: Invoice) -> bool:
+    """Whether watchers are told: of another state, and that the owner may decide now."""
+    return before.state is not after.state or (after.phase in DECIDABLE and before.phase not in DECIDABLE)
+
+
+def next_run_ms(invoice: Invoice, now_ms: int) -> int | None:
+    """Return when some replica has to look at the invoice, beside its expiry; None: there is nothing to do."""
+    if invoice.phase in DECIDABLE:
+        return invoice.settle_deadline_ms
+    if invoice.phase in AT_WORK:
+        return now_ms + LEASE_MS
+    return now_ms if invoice.state in FINAL and invoice.at_node is AtNode.LISTED else None
+
+
+# ---- the owner and the clocks
+
+
 def cancel(invoice: Invoice, now_ms: int) -> Invoice:
-    """Return the invoice taken back. Raises RefusedError."""
+    """Return the invoice taken back, or about to be. Raises RefusedError."""
     return apply(invoice, Event.CANCEL, now_ms)
+
+
+def settle(invoice: Invoice, preimage: SecretBytes | None, now_ms: int) -> Invoice:
+    """Return the invoice settled by its owner, or about to be. Raises RefusedError and PreimageMissingError."""
+    if preimage is not None and hashlib.sha256(preimage.reveal()).hexdigest() != invoice.payment_hash:
+        raise RefusedError(Reason.PREIMAGE_MISMATCH, invoice.invoice_id)
+    known = invoice.preimage or preimage
+    if known is None and not isinstance(TRANSITIONS[invoice.phase, Event.SETTLE], Refuse):
+        raise PreimageMissingError(invoice.invoice_id)
+    return apply(invoice, Event.SETTLE, now_ms, preimage=known)
+
+
+def miss_deadline(invoice: Invoice, now_ms: int) -> Invoice:
+    """Return the hold invoice canceled, or about to be, when its owner did not decide in time; else as it is."""
+    late = invoice.settle_deadline_ms is not None and now_ms >= invoice.settle_deadline_ms
+    return apply(invoice, Event.DEADLINE, now_ms) if late else invoice
 
 
 def expire(invoice: Invoice, now_ms: int) -> Invoice:
     """Return the invoice expired, when its time has passed and nobody holds it; else as it is."""
     return apply(invoice, Event.EXPIRE, now_ms) if now_ms >= invoice.expire_time_ms else invoice
+
+
+# ---- payments inside
 
 
 def lock(invoice: Invoice, hold: Hold | None, order: LockOrder, now_ms: int) -> tuple[Invoice, Hold]:
@@ -95,19 +169,38 @@ def lock(invoice: Invoice, hold: Hold | None, order: LockOrder, now_ms: int) -> 
         update_time_ms=now_ms,
     )
     event = Event.LOCK_LATE if now_ms >= invoice.expire_time_ms else Event.LOCK
-    locked = apply(invoice, event, now_ms, hold=held)
+    check_free(invoice, event)
     if invoice.amount_msat not in (None, order.amount_msat):
         raise RefusedError(Reason.INVOICE_AMOUNT_MISMATCH, invoice.invoice_id)
-    return locked, held
+    return apply(invoice, event, now_ms, locked_by=order.payment_id, amount_held_msat=order.amount_msat), held
+
+
+def check_free(invoice: Invoice, event: Event) -> None:
+    """Raise RefusedError when the table refuses the event, before anything else is looked at."""
+    outcome = TRANSITIONS[invoice.phase, event]
+    if isinstance(outcome, Refuse):
+        raise RefusedError(outcome.reason, invoice.invoice_id)
 
 
 def commit(invoice: Invoice, hold: Hold, now_ms: int) -> tuple[Invoice, Hold]:
-    """Return the settled invoice and the hold that settled it. Raises RefusedError."""
+    """Return the settled invoice and the hold that settled it; of a hold invoice, both reserved. Raises RefusedError."""
     if _step(hold, Call.COMMIT, hold.payment_id) is Step.REPEAT:
         return invoice, hold
     _check_holds(invoice, hold)
-    settled = apply(invoice, Event.COMMIT, now_ms, hold=hold)
-    return settled, replace(hold, state=HoldState.COMMITTED, update_time_ms=now_ms)
+    if not invoice.hold:
+        settled = apply(invoice, Event.COMMIT, now_ms)
+        return settled, replace(hold, state=HoldState.COMMITTED, update_time_ms=now_ms)
+    deadline_ms = now_ms + invoice.settle_duration_s * MS_PER_SECOND
+    reserved = apply(invoice, Event.COMMIT_HOLD, now_ms, accept_time_ms=now_ms, settle_deadline_ms=deadline_ms)
+    return reserved, replace(hold, state=HoldState.RESERVED, update_time_ms=now_ms)
+
+
+def decided_hold(hold: Hold, invoice: Invoice, now_ms: int) -> Hold:
+    """Return the hold of a payment once the owner, or the deadline, decided its hold invoice."""
+    assert hold.state is HoldState.RESERVED
+    assert hold.invoice_id == invoice.invoice_id
+    states = {Phase.SETTLED: HoldState.COMMITTED, Phase.CANCELED: HoldState.RETURNED}
+    return replace(hold, state=states[invoice.phase], update_time_ms=now_ms)
 
 
 def release(invoice: Invoice, hold: Hold, now_ms: int) -> tuple[Invoice, Hold]:
@@ -142,6 +235,36 @@ def _step(hold: Hold | None, call: Call, payment_id: str) -> Step:
 
 def _check_holds(invoice: Invoice, hold: Hold) -> None:
     """Assert that the hold and the invoice speak of each other."""
-    assert invoice.state is State.ACCEPTED
+    assert invoice.phase is Phase.LOCKED
     assert invoice.invoice_id == hold.invoice_id
     assert invoice.locked_by == hold.payment_id
+
+
+# ---- payments from outside
+
+
+def arrive(invoice: Invoice, amount_msat: int, now_ms: int) -> Invoice:
+    """Return the invoice for which the node holds `amount_msat`. Raises RefusedError when it is to be given back."""
+    assert amount_msat > 0
+    event = Event.ARRIVE
+    check_free(invoice, event)
+    if invoice.outside:
+        return apply(invoice, event, now_ms)
+    if now_ms >= invoice.expire_time_ms:
+        raise RefusedError(Reason.INVOICE_EXPIRED, invoice.invoice_id)
+    if invoice.amount_msat not in (None, amount_msat):
+        raise RefusedError(Reason.INVOICE_AMOUNT_MISMATCH, invoice.invoice_id)
+    return apply(invoice, event, now_ms, locked_by=NODE, amount_held_msat=amount_msat)
+
+
+def credited(invoice: Invoice, node_deadline_ms: int | None, now_ms: int) -> Invoice:
+    """Return the invoice whose credit the ledger has reserved; of a hold invoice, with the time its owner has."""
+    if not invoice.hold:
+        return apply(invoice, Event.CREDIT, now_ms)
+    if invoice.phase is not Phase.ARRIVED:
+        return invoice
+    deadline_ms = now_ms + invoice.settle_duration_s * MS_PER_SECOND
+    if node_deadline_ms is not None:
+        left_ms = max(0, node_deadline_ms - now_ms)
+        deadline_ms = min(deadline_ms, node_deadline_ms - min(NODE_MARGIN_MS, left_ms // 2))
+    return apply(invoice, Event.CREDIT_HOLD, now_ms, accept_time_ms=now_ms, settle_deadline_ms=deadline_ms)

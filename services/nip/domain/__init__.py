@@ -1,1 +1,1 @@
-"""The pure rules of Nostr identities: events, signatures, key strings, logins and the encryption of keys. No I/O."""
+"""The pure rules of Nostr identities: key strings, logins and the encryption of keys. Events: services.nostr. No I/O."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
-import hashlib
 import hmac
-import json
 import re
+import secrets
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from services.nip.domain.event import Event, Verdict, verify_event
+from services.nostr.event import Event, MalformedEventError, Template, Verdict, values_of, verify_event
+from services.nostr.event_json import event_of_json, json_of_event
 
 KIND_HTTP_AUTH: Final = 27_235
 WINDOW_SECONDS: Final = 60
@@ -24,18 +24,11 @@ WINDOW_SECONDS: Final = 60
 AUTHORIZATION_CHARACTERS_MAX: Final = 8_192
 """What HTTP servers take as one header; a login needs about 700. Also bounds how deep its JSON can nest."""
 
+NONCE_BYTES: Final = 8
+"""Servers take an event once: so many random bits tell apart what is asked for within one second."""
+
 _SCHEME_AND_VALUE = re.compile(r"[Nn][Oo][Ss][Tt][Rr]\s+([A-Za-z0-9+/_-]+={0,2})\s*", re.ASCII)
 """RFC 7235: the scheme is case-insensitive. Both base64 alphabets occur, with and without padding."""
-
-_EVENT_FIELDS: Final = {
-    "id": str,
-    "pubkey": str,
-    "created_at": int,
-    "kind": int,
-    "tags": list,
-    "content": str,
-    "sig": str,
-}
 
 
 class Refusal(enum.Enum):
@@ -45,9 +38,9 @@ class Refusal(enum.Enum):
     NOT_AN_EVENT = "the authorization does not hold a well-formed Nostr event"
     WRONG_KIND = "the event is not of kind 27235"
     OUTSIDE_WINDOW = "the event was not created within 60 seconds of now"
-    WRONG_URL = "the event needs exactly one tag `u`, equal to the URL of this method"
-    WRONG_METHOD = "the event needs exactly one tag `method`, equal to POST"
-    WRONG_PAYLOAD = "the tag `payload` is not the hash of the request's body"
+    WRONG_URL = "the event needs exactly one tag `u`, equal to the URL of the request"
+    WRONG_METHOD = "the event needs exactly one tag `method`, equal to the method of the request"
+    WRONG_PAYLOAD = "the event needs exactly one tag `payload`, the hash of the request's body"
     WRONG_ID = "the event's id does not match its content"
     WRONG_SIGNATURE = "the event's signature is not by its public key"
 
@@ -63,20 +56,24 @@ class AuthorizationError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """The request that an authorization must be for; `body` None where the body is not bound."""
+    """The request that an authorization is for; `payload_sha256` in lower-case hex, empty where the body is not bound."""
 
     url: str
     method: str
-    body: bytes | None = None
+    payload_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """An accepted authorization: who sent it, and the event that must not be accepted again."""
+    """An accepted authorization: who sent it, and the event that must not be accepted again.
+
+    `payload_sha256` is what it says of the body, in lower case; empty when it says nothing.
+    """
 
     pubkey: str
     event_id: str
     created_at: int
+    payload_sha256: str
 
     @property
     def acceptable_until_seconds(self) -> int:
@@ -96,28 +93,10 @@ def decode_authorization(authorization: str) -> Event:
         document = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except binascii.Error as error:
         raise AuthorizationError(Refusal.NOT_AN_AUTHORIZATION) from error
-    return event_of_json(document)
-
-
-def event_of_json(document: bytes) -> Event:
-    """Return the event of a JSON object; repeated members, missing ones and wrong types are refused.
-
-    Members that NIP-01 does not name are ignored: no signature covers them. Raises AuthorizationError.
-    """
     try:
-        members = json.loads(document, object_pairs_hook=_unique_members)
-    except (ValueError, RecursionError) as error:
+        return event_of_json(document)
+    except MalformedEventError as error:
         raise AuthorizationError(Refusal.NOT_AN_EVENT) from error
-    well_typed = (
-        isinstance(members, dict)
-        and _EVENT_FIELDS.keys() <= members.keys()
-        and all(type(members[name]) is kind for name, kind in _EVENT_FIELDS.items())
-        and all(isinstance(tag, list) and all(isinstance(value, str) for value in tag) for tag in members["tags"])
-    )
-    if not well_typed:
-        raise AuthorizationError(Refusal.NOT_AN_EVENT)
-    fields = {name: members[name] for name in _EVENT_FIELDS}
-    return Event(**{**fields, "tags": tuple(tuple(tag) for tag in members["tags"])})
 
 
 def verify_authorization(authorization: str, request: Request, *, now_seconds: int) -> Proof:
@@ -133,30 +112,38 @@ def verify_authorization(authorization: str, request: Request, *, now_seconds: i
     if abs(now_seconds - event.created_at) > WINDOW_SECONDS:
         raise AuthorizationError(Refusal.OUTSIDE_WINDOW)
     # Check 3: "The `u` tag MUST be exactly the same as the absolute request URL (including query parameters)."
-    if _values(event, "u") != [request.url]:
+    if values_of(event, "u") != [request.url]:
         raise AuthorizationError(Refusal.WRONG_URL)
     # Check 4: "The `method` tag MUST be the same HTTP method used ..." Clients write it in either case.
-    if [value.upper() for value in _values(event, "method")] != [request.method.upper()]:
+    if [value.upper() for value in values_of(event, "method")] != [request.method.upper()]:
         raise AuthorizationError(Refusal.WRONG_METHOD)
     _check_payload(event, request)
     _check_genuine(event)
-    return Proof(pubkey=event.pubkey, event_id=event.id, created_at=event.created_at)
+    hashes = values_of(event, "payload")
+    payload_sha256 = hashes[0].lower() if len(hashes) == 1 else ""
+    return Proof(pubkey=event.pubkey, event_id=event.id, created_at=event.created_at, payload_sha256=payload_sha256)
+
+
+def authorization_template(request: Request, *, created_at: int) -> Template:
+    """Return the event that authorizes a request from `created_at` seconds on; two of them are never the same event."""
+    tags = [("u", request.url), ("method", request.method.upper())]
+    if request.payload_sha256:
+        tags.append(("payload", request.payload_sha256))
+    tags.append(("nonce", secrets.token_hex(NONCE_BYTES)))
+    return Template(kind=KIND_HTTP_AUTH, tags=tuple(tags), content="", created_at=created_at)
 
 
 def encode_authorization(event: Event) -> str:
     """Return the `Authorization` value that carries a signed event."""
-    members = {name: getattr(event, name) for name in _EVENT_FIELDS}
-    document = json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode()
-    return "Nostr " + base64.b64encode(document).decode()
+    return "Nostr " + base64.b64encode(json_of_event(event).encode()).decode()
 
 
 def _check_payload(event: Event, request: Request) -> None:
-    """Check the tag `payload`; "clients SHOULD include" it, so it may be absent. Raises AuthorizationError."""
-    hashes = _values(event, "payload")
-    if not hashes or request.body is None:
+    """Check the tag `payload` for whoever wants the body bound: "servers MAY check this". Raises AuthorizationError."""
+    if not request.payload_sha256:
         return
-    expected = hashlib.sha256(request.body).hexdigest()
-    if len(hashes) != 1 or not hmac.compare_digest(hashes[0].lower().encode(), expected.encode()):
+    hashes = values_of(event, "payload")
+    if len(hashes) != 1 or not hmac.compare_digest(hashes[0].lower().encode(), request.payload_sha256.encode()):
         raise AuthorizationError(Refusal.WRONG_PAYLOAD)
 
 
@@ -170,16 +157,3 @@ def _check_genuine(event: Event) -> None:
     verdict = verify_event(event)
     if verdict is not Verdict.VALID:
         raise AuthorizationError(refusals[verdict])
-
-
-def _values(event: Event, name: str) -> list[str]:
-    """Return the first value of each tag called `name`; a tag without one counts as empty."""
-    return [tag[1] if len(tag) > 1 else "" for tag in event.tags if tag and tag[0] == name]
-
-
-def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object's members. Raises ValueError on a repeated name, which readers take differently."""
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member of a JSON object is repeated")
-    return members

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from services.lightning.bolt11 import Bolt11Error, decode
-from services.lightning.payment_request import REGTEST
 from services.payment.domain.model import Reason, Refused
-
-CURRENCY: Final = REGTEST
-"""The one network that the simulated node pretends to be on: a real invoice must never look paid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,14 +19,17 @@ class Invoice:
     expire_time_ms: int
 
 
-def read_invoice(payment_request: str) -> Invoice:
-    """Decode a payment request and check its signature. Raises Refused PAYMENT_REQUEST_INVALID."""
+def read_invoice(payment_request: str, currency: str) -> Invoice:
+    """Decode a payment request and check its signature and its network, the node's: a real invoice must never look paid.
+
+    Raises Refused PAYMENT_REQUEST_INVALID.
+    """
     try:
         request = decode(payment_request)
     except Bolt11Error as error:
         raise Refused(Reason.PAYMENT_REQUEST_INVALID, f"not a payment request: {error}") from error
-    if request.currency != CURRENCY:
-        raise Refused(Reason.PAYMENT_REQUEST_INVALID, f"the payment request is of another network than {CURRENCY}")
+    if request.currency != currency:
+        raise Refused(Reason.PAYMENT_REQUEST_INVALID, f"the payment request is of another network than {currency}")
     return Invoice(
         payment_request=payment_request.lower(),
         payment_hash=request.payment_hash,

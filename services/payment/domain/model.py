@@ -6,8 +6,10 @@ numbers of the enums are those of the API (protos/nipmesh/payment/v1), so that a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum, StrEnum
+from operator import attrgetter
+from typing import Final
 
 AMOUNT_MSAT_MAX = 21_000_000 * 100_000_000 * 1_000
 """All bitcoin there will ever be: a larger amount, or a larger sum of an account, is a mistake. 63 bits hold four of these."""
@@ -17,6 +19,9 @@ NODE_ACCOUNT = "node:lightning"
 ROUTING_FEES_ACCOUNT = "fees:routing"
 SERVICE_FEES_ACCOUNT = "fees:service"
 SUSPENSE_ACCOUNT = "suspense"
+WALLET_AGENT = "wallet"
+WALLET_SCOPE = f"{WALLET_AGENT}:"
+"""Before the public key in the scope of what an app asked for on behalf of a user (NIP-47)."""
 SYSTEM_ACCOUNTS = (NODE_ACCOUNT, ROUTING_FEES_ACCOUNT, SERVICE_FEES_ACCOUNT, SUSPENSE_ACCOUNT)
 
 
@@ -45,6 +50,23 @@ class Purpose(IntEnum):
     REFUND = 3
     DEPOSIT = 4
     WITHDRAWAL = 5
+    TRANSFER = 6
+    ADJUSTMENT = 7
+    RECEIVED = 8
+
+
+SPENDING = frozenset({Purpose.PAYMENT, Purpose.ROUTING_FEE, Purpose.TRANSFER})
+"""What counts against the quota of the account that gives: what its owner spends, not what an operator moves or a refund takes back."""
+
+
+class AccountEventKind(IntEnum):
+    """What happened to an account, apart from transfers."""
+
+    OPENED = 1
+    FROZEN = 2
+    UNFROZEN = 3
+    CLOSED = 4
+    QUOTA_SET = 5
 
 
 class Failure(IntEnum):
@@ -59,6 +81,7 @@ class Failure(IntEnum):
     TIMEOUT = 6
     INCORRECT_PAYMENT_DETAILS = 7
     NODE_ERROR = 8
+    INVOICE_CANCELED = 9
 
 
 class PaymentState(IntEnum):
@@ -83,7 +106,13 @@ class Reason(StrEnum):
     BALANCE_LIMIT_EXCEEDED = "BALANCE_LIMIT_EXCEEDED"
     ACCOUNT_NOT_FOUND = "ACCOUNT_NOT_FOUND"
     ACCOUNT_FROZEN = "ACCOUNT_FROZEN"
+    ACCOUNT_CLOSED = "ACCOUNT_CLOSED"
+    ACCOUNT_NOT_EMPTY = "ACCOUNT_NOT_EMPTY"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     TRANSFER_NOT_FOUND = "TRANSFER_NOT_FOUND"
+    TRANSFER_NOT_PENDING = "TRANSFER_NOT_PENDING"
+    TRANSFER_RESOLVED = "TRANSFER_RESOLVED"
+    TRANSFER_EXCEEDS_PENDING = "TRANSFER_EXCEEDS_PENDING"
     PAYMENT_NOT_FOUND = "PAYMENT_NOT_FOUND"
     PAYMENT_IN_FLIGHT = "PAYMENT_IN_FLIGHT"
     PAYMENT_ALREADY_PAID = "PAYMENT_ALREADY_PAID"
@@ -96,15 +125,39 @@ class Reason(StrEnum):
     INVOICE_EXPIRED = "INVOICE_EXPIRED"
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
     REQUEST_IN_PROGRESS = "REQUEST_IN_PROGRESS"
+    CREDIT_NOT_HELD = "CREDIT_NOT_HELD"
+    CREDIT_POSTED = "CREDIT_POSTED"
+    CREDIT_VOIDED = "CREDIT_VOIDED"
+    PREIMAGE_MISMATCH = "PREIMAGE_MISMATCH"
+    PAYMENT_NOT_STUCK = "PAYMENT_NOT_STUCK"
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer, not a fault
-    """A rule said no. `reason` goes on the wire; `message` is for people and holds nothing that the caller may not know."""
+    """A rule said no. `reason` goes on the wire; `message` is for people and holds nothing that the caller may not know.
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    The same may be allowed after `retry_delay_ms`, or at `retry_at_ms`; both None: time alone does not help.
+    """
+
+    def __init__(
+        self, reason: Reason, message: str, *, retry_delay_ms: int | None = None, retry_at_ms: int | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.retry_delay_ms = retry_delay_ms
+        self.retry_at_ms = retry_at_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What an owner may spend out of one account. None: no limit but the balance."""
+
+    payment_msat_max: int | None = None
+    day_msat_max: int | None = None
+    pending_msat_max: int | None = None
+
+
+UNLIMITED = Quota()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +173,11 @@ class Account:
     credits_posted_msat: int = 0
     must_cover: bool = True
     create_time_ms: int = 0
+    quota: Quota = UNLIMITED
+    spent_day: int = 0
+    """Days since 1970, UTC: the newest on which something was spent."""
+    spent_msat: int = 0
+    """What was reserved or moved on that day and not given back, see SPENDING."""
 
     @property
     def available_msat(self) -> int:
@@ -129,7 +187,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """An immutable movement of money; `transfer_id` is its idempotency key."""
+    """An immutable movement of money; `transfer_id` is its idempotency key.
+
+    `number` is its place in the ledger and `sha256` chains it to what stands before (see `chain`); 0 and empty before it is recorded.
+    """
 
     transfer_id: str
     kind: TransferKind
@@ -141,11 +202,31 @@ class Transfer:
     payment_id: str = ""
     reference: str = ""
     create_time_ms: int = 0
+    number: int = 0
+    sha256: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountEvent:
+    """What happened to an account, who did it and why; in the same chain as the transfers. `details` is JSON, see `chain`."""
+
+    account_id: str
+    kind: AccountEventKind
+    actor: str
+    reason: str = ""
+    details: str = ""
+    create_time_ms: int = 0
+    number: int = 0
+    sha256: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
-    """A payment of an invoice out of one account."""
+    """A payment of an invoice out of one account.
+
+    `scope` is who asked for it: the public key of the account's owner, or of the owner behind `WALLET_SCOPE` when an app asked on their
+    behalf. Ids of requests are told apart by it.
+    """
 
     payment_id: str
     account_id: str
@@ -168,3 +249,23 @@ class Payment:
     update_time_ms: int = 0
     settle_time_ms: int = 0
     sequence: int = 0
+
+    @property
+    def actor(self) -> str:
+        """The public key of the user whose money it is."""
+        return self.scope.removeprefix(WALLET_SCOPE)
+
+
+_NAMES: Final = tuple(field.name for field in fields(Payment))
+_VALUES: Final = attrgetter(*_NAMES)
+assert _NAMES[-1] == "sequence"
+*_SETTERS, _SET_SEQUENCE = (vars(Payment)[name].__set__ for name in _NAMES)  # the slots' own: frozen is the way to them
+
+
+def numbered(payment: Payment, sequence: int) -> Payment:
+    """`replace(payment, sequence=sequence)`, in a third of its time: every payment is, while all others wait for its transaction."""
+    copy = object.__new__(Payment)
+    for put, value in zip(_SETTERS, _VALUES(payment), strict=False):  # the last value is the old number
+        put(copy, value)
+    _SET_SEQUENCE(copy, sequence)
+    return copy

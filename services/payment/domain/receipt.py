@@ -1,9 +1,10 @@
 """The receipt of a payment: a Nostr event that the NIP service signs with this service's key.
 
 Kind 4,919 is a regular event of our own (NIP-01: 1,000 <= kind < 10,000); no NIP assigns it, and a zap receipt (9735) would be
-wrong: that one answers a zap request. `created_at` is the settle time, so signing again gives the same event.
+wrong: that one answers a zap request. `created_at` is when the money moved, so signing again gives the same event. The preimage is not
+in it: whoever watches the payment sees the receipt, and the proof is for the payer alone.
 
-    payment_hash, preimage   what was paid, and the proof where there is one
+    payment_hash             what was paid
     amount, fee              millisatoshi, decimal
     payment                  the payment's id
     P, p                     public keys of payer and payee, as in NIP-57; p only for internal payments
@@ -36,8 +37,6 @@ def receipt_tags(payment: Payment, payer: str, payee: str) -> tuple[tuple[str, .
         ("payment", payment.payment_id),
         ("P", payer),
     ]
-    if payment.preimage:
-        tags.append(("preimage", payment.preimage))
     if payee:
         tags.append(("p", payee))
     if payment.simulated:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import apsw
-
-from services.payment.domain.model import Payment
+from services.payment.domain.model import Payment, PaymentState
 from services.payment.wire import changed_message
 from services.storage.events import append_event
+from services.storage.sql import Connection
 
 KIND_PREFIX = "nipmesh.payment.v1."
 
 
-def record(connection: apsw.Connection, payment: Payment, previous_state: int) -> int:
+def kind_name(state: PaymentState) -> str:
+    """The name of the event that a payment came to a state."""
+    return KIND_PREFIX + state.name.lower()
+
+
+def record(connection: Connection, payment: Payment, previous_state: int) -> int:
     """Add the event of a change; its sequence."""
     payload = changed_message(payment, previous_state).SerializeToString()
-    kind = KIND_PREFIX + payment.state.name.lower()
-    return append_event(connection, kind=kind, subject=payment.payment_id, payload=payload)
+    return append_event(connection, kind=kind_name(payment.state), subject=payment.payment_id, payload=payload)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import apsw
-
 from services.payment.domain.model import Failure, Payment, PaymentState, Reason, Refused
+from services.storage.idempotency import RequestKey, request_id_reused
+from services.storage.sql import Connection
 
 COLUMNS = tuple(field.name for field in fields(Payment))
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM payment"  # noqa: S608 - built from constants
 INSERT = (
-    f"INSERT INTO payment ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+    f"INSERT INTO payment ({', '.join(COLUMNS)}, request_sha256) VALUES ({', '.join('?' * len(COLUMNS))}, ?)"  # noqa: S608
     " ON CONFLICT (payment_hash) WHERE state IN (2, 3, 4, 6) DO NOTHING"
 )
 CHANGING = (
@@ -56,9 +56,14 @@ def payment_of_row(row: Sequence[Any]) -> Payment:
     return Payment(**values)
 
 
-def insert_payment(connection: apsw.Connection, payment: Payment) -> None:
+def payment_row(payment: Payment) -> tuple[str | int, ...]:
+    """The values of COLUMNS."""
+    return tuple(_plain(getattr(payment, name)) for name in COLUMNS)
+
+
+def insert_payment(connection: Connection, payment: Payment, request_sha256: bytes) -> None:
     """Add a payment. Raises Refused PAYMENT_IN_FLIGHT or PAYMENT_ALREADY_PAID when its invoice has one that counts."""
-    connection.execute(INSERT, tuple(_plain(getattr(payment, name)) for name in COLUMNS))
+    connection.execute(INSERT, (*payment_row(payment), request_sha256))
     if connection.changes() == 1:
         return
     row = connection.execute(
@@ -70,7 +75,7 @@ def insert_payment(connection: apsw.Connection, payment: Payment) -> None:
     raise Refused(Reason.PAYMENT_ALREADY_PAID, "this invoice was paid before")
 
 
-def update_payment(connection: apsw.Connection, payment: Payment) -> None:
+def update_payment(connection: Connection, payment: Payment) -> None:
     """Write the columns that a payment's life changes."""
     connection.execute(UPDATE, (*(_plain(getattr(payment, name)) for name in CHANGING), payment.payment_id))
     assert connection.changes() == 1
@@ -83,27 +88,41 @@ def _plain(value: object) -> str | int:
     return value
 
 
-def find_payment(connection: apsw.Connection, payment_id: str) -> Payment | None:
+def find_payment(connection: Connection, payment_id: str) -> Payment | None:
     """By its id."""
     row = connection.execute(f"{SELECT} WHERE payment_id = ?", (payment_id,)).fetchone()
     return payment_of_row(row) if row else None
 
 
-def find_payments_by_hash(connection: apsw.Connection, payment_hash: str, limit: int) -> tuple[Payment, ...]:
-    """The newest payments for one invoice, newest first."""
-    rows = connection.execute(f"{SELECT} WHERE payment_hash = ? ORDER BY number DESC LIMIT ?", (payment_hash, limit))
-    return tuple(payment_of_row(row) for row in rows)
+def find_payments_by_hash(connection: Connection, payment_hash: str, limit: int) -> tuple[Payment, ...]:
+    """The newest payments for one invoice, newest first: at most one that counts, and those that failed."""
+    found: list[tuple[Any, ...]] = []
+    for states in ("state IN (2, 3, 4, 6)", "state = 5"):  # each has an index of its own
+        sql = f"SELECT number, {', '.join(COLUMNS)} FROM payment WHERE payment_hash = ? AND {states} ORDER BY number DESC LIMIT ?"  # noqa: S608
+        found += connection.execute(sql, (payment_hash, limit)).fetchall()
+    newest = sorted(found, reverse=True)[:limit]
+    return tuple(payment_of_row(row[1:]) for row in newest)
 
 
-def find_payment_by_request(connection: apsw.Connection, scope: str, request_id: str) -> Payment | None:
-    """The newest payment that this caller asked for with this id."""
-    sql = f"{SELECT} WHERE scope = ? AND request_id = ? ORDER BY number DESC LIMIT 1"
-    row = connection.execute(sql, (scope, request_id)).fetchone()
+def find_payment_by_request(connection: Connection, scope: str, request_id: str) -> Payment | None:
+    """The payment that this caller asked for with this id."""
+    row = connection.execute(f"{SELECT} WHERE request_id = ? AND scope = ?", (request_id, scope)).fetchone()
     return payment_of_row(row) if row else None
 
 
+def find_begun(connection: Connection, key: RequestKey) -> Payment | None:
+    """What an earlier request with this id began. Raises ServiceError REQUEST_ID_REUSED for the id of another request."""
+    sql = f"SELECT request_sha256, {', '.join(COLUMNS)} FROM payment WHERE request_id = ? AND scope = ?"  # noqa: S608
+    row = connection.execute(sql, (key.request_id, key.scope)).fetchone()
+    if row is None:
+        return None
+    if row[0] != key.sha256:
+        raise request_id_reused()
+    return payment_of_row(row[1:])
+
+
 def list_payments(
-    connection: apsw.Connection, wanted: PaymentFilter, after: int | None, limit: int
+    connection: Connection, wanted: PaymentFilter, after: int | None, limit: int
 ) -> tuple[tuple[int, Payment], ...]:
     """One page of (row number, payment), by row number; `after` is the last number of the page before."""
     conditions: list[tuple[str, str | int | None]] = [
@@ -113,7 +132,7 @@ def list_payments(
         ("create_time_ms < ?", wanted.create_time_until_ms),
         ("number > ?" if wanted.oldest_first else "number < ?", after),
     ]
-    parts = ["1", *(sql for sql, value in conditions if value is not None)]
+    parts = ["TRUE", *(sql for sql, value in conditions if value is not None)]
     values = [value for _, value in conditions if value is not None]
     if wanted.states:
         parts.append(f"state IN ({', '.join('?' * len(wanted.states))})")

@@ -1,18 +1,15 @@
-"""The transactions of payments: each function writes ledger, payment, saga, idempotency and outbox together, or nothing."""
+"""The transactions of payments: each function writes ledger, payment, saga and outbox together, or nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import apsw
-
-from nipmesh.payment.v1 import payment_service_pb2
 from services.payment.domain import transfers
 from services.payment.domain.ledger import net_deltas, refusal
 from services.payment.domain.model import (
-    FINAL_STATES,
     Account,
+    AccountState,
     Failure,
     Payment,
     PaymentState,
@@ -20,23 +17,21 @@ from services.payment.domain.model import (
     Refused,
     Transfer,
 )
-from services.payment.domain.saga import (
-    Decision,
+from services.payment.domain.saga import Decision, Saga
+from services.payment.domain.saga_words import (
     Dispatch,
     Fail,
+    HoldForPayee,
     Park,
+    PostHeld,
     PostTransfer,
-    Saga,
     SaveReceipt,
     Settle,
     Succeed,
 )
-from services.payment.store import changes, ledger, payments, sagas
-from services.payment.wire import payment_message
-from services.storage.idempotency import InProgress, Replay, RequestKey, begin, complete
-
-PAY_INVOICE = "/nipmesh.payment.v1.PaymentService/PayInvoice"
-"""The method's name among the stored requests."""
+from services.payment.store import changes, decisions, ledger, payments, sagas
+from services.storage.idempotency import RequestKey
+from services.storage.sql import Connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,42 +43,35 @@ class Begun:
 
 
 def begin_payment(
-    connection: apsw.Connection,
+    connection: Connection,
     key: RequestKey,
     draft: Payment,
     saga: Saga,
     lease: sagas.Lease,
     lease_until_ms: int,
-) -> Begun | Replay:
+) -> Begun:
     """Reserve the amount and take the lease, or find what an earlier request with this id did.
 
     `draft` is the payment as RESERVED. Raises ServiceError REQUEST_ID_REUSED, and Refused: ACCOUNT_NOT_FOUND, ACCOUNT_FROZEN,
     BALANCE_LIMIT_EXCEEDED, PAYMENT_IN_FLIGHT, PAYMENT_ALREADY_PAID. A balance that does not suffice is recorded as a FAILED payment.
     """
-    earlier = begin(connection, key)
-    if isinstance(earlier, Replay):
-        return earlier
-    if isinstance(earlier, InProgress):
-        running = payments.find_payment_by_request(connection, key.scope, key.request_id)
-        assert running is not None, "a request that runs has a payment"
-        return Begun(payment=running, fresh=False)
+    earlier = payments.find_begun(connection, key)
+    if earlier is not None:
+        return Begun(payment=earlier, fresh=False)
     now_ms = draft.create_time_ms
+    draft = replace(draft, update_time_ms=now_ms)
     hold = transfers.hold(draft, now_ms)
-    if not _covers(owned_account(connection, draft.account_id, draft.scope), hold):
+    if not _covers(owned_account(connection, draft.account_id, draft.actor), hold):
         failed = replace(draft, state=PaymentState.FAILED, failure=Failure.INSUFFICIENT_BALANCE)
-        payments.insert_payment(connection, failed)
-        return Begun(payment=_changed(connection, failed, None, now_ms), fresh=True)
-    payments.insert_payment(connection, draft)
+        payments.insert_payment(connection, failed, key.sha256)
+        return Begun(payment=_changed(connection, failed, None), fresh=True)
+    payments.insert_payment(connection, draft, key.sha256)
     ledger.post(connection, (hold,))
     sagas.insert_saga(connection, saga, lease, lease_until_ms, now_ms)
-    reserved = sagas.StepRecord(
-        step="reserve_balance", state=sagas.STEP_DONE, attempt=1, start_time_ms=now_ms, end_time_ms=now_ms
-    )
-    sagas.add_steps(connection, draft.payment_id, (reserved,))
-    return Begun(payment=_changed(connection, draft, None, now_ms), fresh=True)
+    return Begun(payment=_changed(connection, draft, None), fresh=True)
 
 
-def owned_account(connection: apsw.Connection, account_id: str, owner: str) -> Account:
+def owned_account(connection: Connection, account_id: str, owner: str) -> Account:
     """The account, when it is the owner's. Raises Refused ACCOUNT_NOT_FOUND, whether it is somebody else's or nobody's."""
     account = ledger.find_account(connection, account_id)
     if account is None or account.owner != owner or not owner:
@@ -112,63 +100,117 @@ class Progress:
     simulated: bool
     steps: Sequence[sagas.StepRecord]
     now_ms: int
+    two_phase: bool = False
+    """Whether decisions of two-phase commits are logged."""
 
 
-def advance(connection: apsw.Connection, progress: Progress) -> Payment:
+def advance(connection: Connection, progress: Progress) -> Payment:
     """Write one decision; the payment after it. Raises LeaseLostError, and Refused when the ledger says no."""
     commit, saga, now_ms = progress.decision.commit, progress.decision.saga, progress.now_ms
     if isinstance(commit, Park):
         due = now_ms + commit.delay_ms
-        sagas.save_saga(connection, progress.lease, saga, lease_until_ms=0, next_run_at_ms=due)
+        sagas.park_saga(connection, progress.lease, saga, next_run_at_ms=due, patient=commit.patient)
     else:
         sagas.save_saga(connection, progress.lease, saga)
     sagas.add_steps(connection, saga.payment_id, progress.steps)
+    if progress.two_phase:
+        _log_decision(connection, progress)
     payment = progress.payment
     if isinstance(
         commit, SaveReceipt
     ):  # a refund may have come in between: only here somebody else writes the row as well
         payment = payments.find_payment(connection, payment.payment_id) or payment
     after = _after(connection, payment, progress)
-    return payment if after is None else _changed(connection, after, payment, now_ms)
+    return payment if after is None else _changed(connection, after, payment)
 
 
-def _after(connection: apsw.Connection, payment: Payment, progress: Progress) -> Payment | None:
+def _log_decision(connection: Connection, progress: Progress) -> None:
+    """Keep the recovery log of two-phase commits. Raises Refused when the invoice service was told to roll back."""
+    if isinstance(progress.decision.commit, PostTransfer):
+        decisions.decide_commit(connection, progress.payment.payment_id, progress.now_ms)
+    elif isinstance(progress.decision.commit, Succeed):
+        decisions.finish(connection, progress.payment.payment_id, progress.now_ms)
+
+
+def _after(connection: Connection, payment: Payment, progress: Progress) -> Payment | None:
     """Move the money of a commit; the payment after it, or None when the commit does not touch it."""
     now_ms = progress.now_ms
     match progress.decision.commit:
         case PostTransfer(payee_account_id):
+            _check_payee(connection, payee_account_id)
             ledger.post(connection, transfers.post_inside(payment, payee_account_id, now_ms))
-            inside = replace(payment, internal=True, payee_account_id=payee_account_id, fee_limit_msat=0)
-            return replace(inside, state=PaymentState.IN_FLIGHT)
+            return _inside(payment, payee_account_id, now_ms)
+        case HoldForPayee(payee_account_id):
+            _check_payee(connection, payee_account_id)
+            ledger.post(connection, transfers.hold_for_payee(payment, payee_account_id, now_ms))
+            return _inside(payment, payee_account_id, now_ms)
         case Dispatch():
             ledger.post(connection, transfers.fee_hold(payment, now_ms))
-            return replace(payment, state=PaymentState.IN_FLIGHT, simulated=progress.simulated)
-        case Succeed(preimage):
-            return replace(payment, state=PaymentState.SUCCEEDED, preimage=preimage, settle_time_ms=now_ms)
+            simulated = progress.simulated
+            return replace(payment, state=PaymentState.IN_FLIGHT, simulated=simulated, update_time_ms=now_ms)
+        case Succeed(preimage, receipt_json):
+            moved_ms = progress.decision.saga.moved_time_ms or now_ms
+            return _paid(payment, preimage, now_ms, settle_time_ms=moved_ms, receipt_json=receipt_json)
+        case PostHeld(preimage):
+            ledger.post(connection, (transfers.post_held(payment, now_ms),))
+            return _paid(payment, preimage, now_ms)
         case Settle(preimage, fee_msat):
             ledger.post(connection, transfers.settle_outside(payment, fee_msat, now_ms))
-            paid = replace(payment, preimage=preimage, fee_msat=fee_msat, settle_time_ms=now_ms)
-            return replace(paid, state=PaymentState.SUCCEEDED)
+            return _paid(payment, preimage, now_ms, fee_msat=fee_msat)
         case Fail(failure):
             ledger.post(connection, transfers.release(payment, now_ms))
-            return replace(payment, state=PaymentState.FAILED, failure=failure)
+            return replace(payment, state=PaymentState.FAILED, failure=failure, update_time_ms=now_ms)
         case SaveReceipt(receipt_json):
-            return replace(payment, receipt_json=receipt_json)
+            return replace(payment, receipt_json=receipt_json, update_time_ms=now_ms)
         case _:
             return None
 
 
-def _changed(connection: apsw.Connection, payment: Payment, before: Payment | None, now_ms: int) -> Payment:
-    """Number the change, write the row, and store the response of a payment that is final. A refund is no news to who paid."""
-    payment = replace(payment, update_time_ms=now_ms)
+def _inside(payment: Payment, payee_account_id: str, now_ms: int) -> Payment:
+    """The payment once its payee is known to be an account of ours."""
+    return replace(
+        payment,
+        internal=True,
+        payee_account_id=payee_account_id,
+        fee_limit_msat=0,
+        state=PaymentState.IN_FLIGHT,
+        update_time_ms=now_ms,
+    )
+
+
+def _paid(
+    payment: Payment,
+    preimage: str,
+    now_ms: int,
+    *,
+    settle_time_ms: int | None = None,
+    fee_msat: int = 0,
+    receipt_json: str = "",
+) -> Payment:
+    """The payment once the preimage proves it; it settled now unless another time is given."""
+    return replace(
+        payment,
+        state=PaymentState.SUCCEEDED,
+        preimage=preimage,
+        fee_msat=fee_msat,
+        receipt_json=receipt_json,
+        settle_time_ms=now_ms if settle_time_ms is None else settle_time_ms,
+        update_time_ms=now_ms,
+    )
+
+
+def _check_payee(connection: Connection, account_id: str) -> None:
+    """Raise Refused ACCOUNT_NOT_FOUND unless the account can get money; a frozen one can."""
+    account = ledger.find_account(connection, account_id)
+    if account is None or account.state is AccountState.CLOSED:
+        raise Refused(Reason.ACCOUNT_NOT_FOUND, "the payee has no such account")
+
+
+def _changed(connection: Connection, payment: Payment, before: Payment | None) -> Payment:
+    """Number the change and write the row."""
     sequence = changes.record(connection, payment, before.state if before is not None else 0)
     payment = replace(payment, sequence=sequence)
     payments.update_payment(connection, payment)
-    refunded = before is not None and payment.refunded_msat != before.refunded_msat
-    if payment.state in FINAL_STATES and not refunded:
-        response = payment_service_pb2.PayInvoiceResponse(payment=payment_message(payment))
-        key = RequestKey(scope=payment.scope, method=PAY_INVOICE, request_id=payment.request_id, sha256=b"")
-        complete(connection, key, response)
     return payment
 
 
@@ -185,7 +227,7 @@ class RefundOrder:
     now_ms: int
 
 
-def refund(connection: apsw.Connection, order: RefundOrder) -> tuple[Transfer, Payment]:
+def refund(connection: Connection, order: RefundOrder) -> tuple[Transfer, Payment]:
     """Move money back by a new transfer; the transfer and the payment after it.
 
     Raises Refused: PAYMENT_NOT_FOUND, REFUND_NOT_ALLOWED, PAYMENT_NOT_SUCCEEDED, REFUND_EXCEEDS_PAYMENT, and the ledger's reasons.
@@ -201,13 +243,14 @@ def refund(connection: apsw.Connection, order: RefundOrder) -> tuple[Transfer, P
     if amount_msat == 0 or amount_msat > left_msat:
         raise Refused(Reason.REFUND_EXCEEDS_PAYMENT, f"{left_msat} msat of the payment are left")
     transfer = transfers.refund(payment, order.transfer_id, amount_msat, order.reference, order.now_ms)
-    ledger.post(connection, (transfer,))
+    (transfer,) = ledger.post(connection, (transfer,))
     state = PaymentState.REFUNDED if amount_msat == left_msat else PaymentState.SUCCEEDED
-    after = replace(payment, refunded_msat=payment.refunded_msat + amount_msat, state=state)
-    return transfer, _changed(connection, after, payment, order.now_ms)
+    refunded_msat = payment.refunded_msat + amount_msat
+    after = replace(payment, refunded_msat=refunded_msat, state=state, update_time_ms=order.now_ms)
+    return transfer, _changed(connection, after, payment)
 
 
-def _check_refunder(connection: apsw.Connection, payment: Payment, order: RefundOrder) -> None:
+def _check_refunder(connection: Connection, payment: Payment, order: RefundOrder) -> None:
     """Inside the mesh the owner of the credited account, outside an operator. Who may not even see the payment learns nothing."""
     payee = ledger.find_account(connection, payment.payee_account_id) if payment.internal else None
     owns_credit = payee is not None and payee.owner == order.subject

@@ -79,40 +79,42 @@ def short_path() -> Iterator[Path]:
         yield Path(folder)
 
 
+async def act(echo: SimpleNamespace, app: Application[ChassisSettings], log: list[str], request: Any) -> None:
+    """What the request's mode orders, before the answer."""
+    if request.mode == "crash":
+        raise ValueError("secret inside: nsec1abc")
+    if request.mode == "error":
+        raise ServiceError(Reason.INVOICE_NOT_FOUND, "no such invoice", metadata={"invoice": "7"})
+    if request.mode == "dependency":
+        async with grpc.aio.insecure_channel("127.0.0.1:1") as nowhere:
+            await nowhere.unary_unary("/elsewhere.Service/Method")(b"")
+    if request.mode == "stray":
+        task = asyncio.create_task(asyncio.sleep(10))
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await task
+    if request.mode == "sleep":
+        try:
+            await asyncio.sleep(request.sleep_ms / 1000)
+        except asyncio.CancelledError:
+            log.append("cancelled")
+            raise
+        log.append("slept")
+    if request.mode == "call":
+        await echo.grpc.EchoServiceStub(app.channel).Echo(echo.pb2.EchoRequest(text="x", mode="crash"))
+
+
 def make_servicer(echo: SimpleNamespace, app: Application[ChassisSettings], log: list[str]) -> Any:  # noqa: C901  # one branch per behaviour
     """A servicer whose behaviour the request's mode chooses."""
 
     class Servicer(echo.grpc.EchoServiceServicer):
         async def Echo(self, request: Any, context: Any) -> Any:
             log.append(f"echo {request.mode}")
-            await self._act(request, context)
+            await act(echo, app, log, request)
             caller = current_caller()
             left = remaining_s()
             return echo.pb2.EchoResponse(
                 text=request.text, peer=caller.peer, subject=caller.subject, remaining_s=-1 if left is None else left
             )
-
-        async def _act(self, request: Any, context: Any) -> None:
-            if request.mode == "crash":
-                raise ValueError("secret inside: nsec1abc")
-            if request.mode == "error":
-                raise ServiceError(Reason.INVOICE_NOT_FOUND, "no such invoice", metadata={"invoice": "7"})
-            if request.mode == "dependency":
-                async with grpc.aio.insecure_channel("127.0.0.1:1") as nowhere:
-                    await nowhere.unary_unary("/elsewhere.Service/Method")(b"")
-            if request.mode == "stray":
-                task = asyncio.create_task(asyncio.sleep(10))
-                asyncio.get_running_loop().call_soon(task.cancel)
-                await task
-            if request.mode == "sleep":
-                try:
-                    await asyncio.sleep(request.sleep_ms / 1000)
-                except asyncio.CancelledError:
-                    log.append("cancelled")
-                    raise
-                log.append("slept")
-            if request.mode == "call":
-                await echo.grpc.EchoServiceStub(app.channel).Echo(echo.pb2.EchoRequest(text="x", mode="crash"))
 
         async def Count(self, request: Any, context: Any) -> AsyncIterator[Any]:
             try:

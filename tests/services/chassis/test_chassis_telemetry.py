@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from services.chassis import ChassisSettings, ServiceDefinition, open_channel, reason_of, set_current_call
 from services.chassis.caller import OUTSIDE, CallInfo
-from services.chassis.logs import configure_logs
+from services.chassis.logs import configure_logs, get_logger
 from services.chassis.server import serve
 from services.chassis.testing import as_user, running
 
@@ -115,6 +115,21 @@ async def test_a_stream_that_fails_has_its_code(
     assert (server.attributes or {})[CODE] == 9
 
 
+async def test_a_cancelled_stream_keeps_its_clients_span(
+    definition: Definition, echo: SimpleNamespace, short_path: Path
+) -> None:
+    spans = Spans()
+    async with traced(definition, short_path, spans, client=True) as channel:
+        call = echo.grpc.EchoServiceStub(channel).Count(echo.pb2.EchoRequest(text="x"), metadata=as_user(USER))
+        await call.read()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call.read()
+    (client,) = spans.of(SpanKind.CLIENT)
+    assert (client.attributes or {})[CODE] == 1
+    assert client.status.status_code is StatusCode.ERROR
+
+
 async def test_the_remaining_deadline_is_passed_on(
     definition: Definition, echo: SimpleNamespace, short_path: Path
 ) -> None:
@@ -147,7 +162,11 @@ async def test_metrics_over_http(definition: Definition, echo: SimpleNamespace, 
         await asyncio.gather(stub.Echo(echo.pb2.EchoRequest(text="x", mode="error")), return_exceptions=True)
         await asyncio.gather(channel.unary_unary("/chassistest.v1.EchoService/Nothing")(b""), return_exceptions=True)
         answer = await scrape(short_path / "metrics.sock", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await scrape(short_path / "metrics.sock", b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")).split(b" ")[
+            1
+        ] == b"200"
         for garbage, code in {
+            b"POST /ready HTTP/1.1\r\n\r\n": b"405",
             b"\x16\x03\x01 garbage": b"400",
             b"GET /\r\n\r\n": b"400",
             b"GET /secret HTTP/1.1\r\n\r\n": b"404",
@@ -203,3 +222,22 @@ async def test_logs_name_the_caller_and_hide_secrets(
     assert uncaught["trace_id"] == second["trace_id"]
     assert second["reason"] == "INTERNAL"
     assert trace.get_current_span().get_span_context().is_valid is False
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_a_traceback_shows_no_values(level: str, restored_logs: None, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(ChassisSettings(log_level=level))
+
+    def decrypt(content: str) -> str:
+        text = content[::-1]
+        raise ValueError(len(text))
+
+    try:
+        decrypt("terces-yrev")
+    except ValueError:
+        get_logger("echo").exception("failed")
+    line = json.loads(capsys.readouterr().out)
+    assert line["event"] == "failed"
+    assert "decrypt" in str(line["exception"])
+    assert "very-secret" not in str(line)
+    assert "terces-yrev" not in str(line["exception"]).replace('decrypt("terces-yrev")', "")

@@ -2,72 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from nipmesh.invoice.v1 import invoice_pb2, invoice_service_pb2_grpc
+from nipmesh.invoice.v1 import (
+    invoice_pb2,
+    invoice_service_pb2_grpc,
+    simulated_network_service_pb2_grpc,
+    wallet_service_pb2_grpc,
+)
 from nipmesh.invoice.v1 import invoice_service_pb2 as pb
-from nipmesh.payment.v1 import payment_pb2, payment_service_pb2, payment_service_pb2_grpc
-from services.chassis.caller import Access, remaining_s
-from services.chassis.errors import Reason, not_found, reason_of
-from services.chassis.service import Application, ServiceDefinition
-from services.chassis.settings import ChassisSettings
+from nipmesh.invoice.v1 import simulated_network_service_pb2 as outside_pb
+from services.chassis.errors import reason_of
+from services.chassis.service import Application
 from services.chassis.testing import as_service, as_user, running
 from services.invoice.service import SERVICE
+from support.credits import AccountServicer, payment_in_small
+from support.invoice_pair import two_replicas
 
 ALICE, BOB, OPERATOR = "aa" * 32, "bb" * 32, "0f" * 32
 AS_ALICE, AS_BOB, AS_OPERATOR = as_user(ALICE), as_user(BOB), as_user(OPERATOR, role="operator")
 AS_PAYMENT = as_service("payment")
-ACCOUNT_SERVICE = payment_service_pb2.DESCRIPTOR.services_by_name["AccountService"]
-
-
-def account_id() -> str:
-    return f"customer:{uuid.uuid4()}"
-
-
-@dataclass
-class AccountServicer(payment_service_pb2_grpc.AccountServiceServicer):
-    """The payment service, as far as invoices see it."""
-
-    accounts: dict[str, payment_pb2.Account] = field(default_factory=dict)
-    calls: list[tuple[str, float | None]] = field(default_factory=list)
-    faults: list[Exception] = field(default_factory=list)
-
-    def open(self, owner: str, state: str = "STATE_ACTIVE") -> str:
-        """Add an account; return its id."""
-        account = payment_pb2.Account(
-            account_id=account_id(),
-            owner_pubkey=owner,
-            kind="KIND_CUSTOMER",
-            state=payment_pb2.Account.State.Value(state),
-        )
-        self.accounts[account.account_id] = account
-        return account.account_id
-
-    async def GetAccount(self, request: Any, context: Any) -> payment_service_pb2.GetAccountResponse:
-        self.calls.append((request.account_id, remaining_s()))
-        if self.faults:
-            raise self.faults.pop(0)
-        if request.account_id not in self.accounts:
-            raise not_found(Reason.ACCOUNT_NOT_FOUND, "account")
-        return payment_service_pb2.GetAccountResponse(account=self.accounts[request.account_id])
-
-
-def _definition(servicer: AccountServicer) -> ServiceDefinition[ChassisSettings]:
-    @asynccontextmanager
-    async def lifespan(app: Application[ChassisSettings]) -> AsyncIterator[None]:
-        app.add(payment_service_pb2_grpc.add_AccountServiceServicer_to_server, servicer, ACCOUNT_SERVICE)
-        yield
-
-    access = {f"/{ACCOUNT_SERVICE.full_name}/{method.name}": Access.PUBLIC for method in ACCOUNT_SERVICE.methods}
-    return ServiceDefinition(settings=ChassisSettings, access=access, lifespan=lifespan)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +40,14 @@ class Replica:
 
     invoices: Any
     settlement: Any
+    network: Any
+    wallet: Any
     accounts: AccountServicer
     app: Application[Any]
 
-    async def create(self, metadata: Any = AS_ALICE, **changes: Any) -> invoice_pb2.Invoice:
+    async def create(self, caller: Any = AS_ALICE, **changes: Any) -> invoice_pb2.Invoice:
         """An invoice of 1,000 msat for a fresh account of Alice, unless the changes say otherwise."""
-        response = await self.invoices.CreateInvoice(self.creation(**changes), metadata=metadata)
+        response = await self.invoices.CreateInvoice(self.creation(**changes), metadata=caller)
         invoice: invoice_pb2.Invoice = response.invoice
         return invoice
 
@@ -120,6 +86,32 @@ class Replica:
         response: pb.ReleaseInvoiceResponse = await self.settlement.ReleaseInvoice(request, metadata=AS_PAYMENT)
         return response
 
+    async def hold(self, payment_id: str) -> pb.GetHoldResponse:
+        """Ask what became of a payment's hold."""
+        request = pb.GetHoldRequest(payment_id=payment_id)
+        response: pb.GetHoldResponse = await self.settlement.GetHold(request, metadata=AS_PAYMENT)
+        return response
+
+    async def settle(self, invoice_id: str, metadata: Any = AS_ALICE, **changes: Any) -> pb.SettleInvoiceResponse:
+        """Settle as the owner."""
+        request = pb.SettleInvoiceRequest(**{"request_id": str(uuid.uuid4()), "invoice_id": invoice_id} | changes)
+        response: pb.SettleInvoiceResponse = await self.invoices.SettleInvoice(request, metadata=metadata)
+        return response
+
+    async def pay_outside(self, payment_request: str, amount_msat: int = 0) -> outside_pb.PayInvoiceResponse:
+        """Let somebody outside pay."""
+        request = outside_pb.PayInvoiceRequest(payment_request=payment_request, amount_msat=amount_msat)
+        response: outside_pb.PayInvoiceResponse = await self.network.PayInvoice(request, metadata=AS_OPERATOR)
+        return response
+
+    async def until(self, invoice_id: str, state: str, metadata: Any = AS_ALICE) -> invoice_pb2.Invoice:
+        """The invoice once it is in this state."""
+        wanted = invoice_pb2.Invoice.State.Value(f"STATE_{state}")
+        async with asyncio.timeout(30):
+            while (invoice := await self.get(invoice_id, metadata)).state != wanted:
+                await asyncio.sleep(0.02)
+        return invoice
+
     async def cancel(self, invoice_id: str, metadata: Any = AS_ALICE, **changes: Any) -> pb.CancelInvoiceResponse:
         """Cancel as the owner."""
         request = pb.CancelInvoiceRequest(**{"request_id": str(uuid.uuid4()), "invoice_id": invoice_id} | changes)
@@ -131,12 +123,12 @@ Serve = Callable[[str], AbstractAsyncContextManager[Replica]]
 
 
 @pytest.fixture
-def secrets_of_invoice(tmp_path: Path) -> dict[str, Any]:
+def secrets_of_invoice(tmp_path: Path, database_settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that name secrets and data, as the runner makes them."""
     key = tmp_path / "node.key"
     key.write_bytes(b"\x07" * 32)
     key.chmod(0o600)
-    return {"INVOICE_NODE_KEY_FILE": key, "data_directory": tmp_path / "data"}
+    return {"INVOICE_NODE_KEY_FILE": key, **database_settings}
 
 
 @pytest.fixture
@@ -144,7 +136,7 @@ async def accounts(tmp_path: Path) -> AsyncIterator[AccountServicer]:
     """The real little AccountService, on the socket where the replicas' sidecar would listen."""
     servicer, folder = AccountServicer(), tmp_path / "egress"
     folder.mkdir(mode=0o700)
-    async with running(_definition(servicer), folder):
+    async with running(payment_in_small(servicer), folder):
         yield servicer
 
 
@@ -160,6 +152,8 @@ def serve(tmp_path: Path, secrets_of_invoice: dict[str, Any], accounts: AccountS
             yield Replica(
                 invoices=invoice_service_pb2_grpc.InvoiceServiceStub(channel),
                 settlement=invoice_service_pb2_grpc.InvoiceSettlementServiceStub(channel),
+                network=simulated_network_service_pb2_grpc.SimulatedNetworkServiceStub(channel),
+                wallet=wallet_service_pb2_grpc.WalletInvoiceServiceStub(channel),
                 accounts=accounts,
                 app=app,
             )
@@ -178,6 +172,12 @@ async def replicas(serve: Serve) -> AsyncIterator[tuple[Replica, Replica]]:
     """Two of them, on one file."""
     async with serve("r0") as one, serve("r1") as other:
         yield one, other
+
+
+@pytest.fixture
+def two(tmp_path: Path, accounts: AccountServicer, secrets_of_invoice: dict[str, Any]) -> Callable[..., Any]:
+    """Two replicas as processes: `async with two(failpoint="", heir=False) as pair`."""
+    return functools.partial(two_replicas, tmp_path, accounts, secrets_of_invoice["INVOICE_NODE_KEY_FILE"])
 
 
 @pytest.fixture

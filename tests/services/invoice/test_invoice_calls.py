@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 import uuid
 from typing import Any
 
+import apsw
 import bolt11 as second
 import grpc
 import pytest
@@ -17,12 +19,15 @@ from google.rpc import error_details_pb2
 
 from nipmesh.invoice.v1 import invoice_pb2
 from nipmesh.invoice.v1 import invoice_service_pb2 as pb
+from nipmesh.payment.v1 import payment_pb2
 from services.chassis.caller import PEER_HEADER
-from services.chassis.errors import Reason, ServiceError, rich_status, unavailable
+from services.chassis.errors import Reason, ServiceError, reason_of, rich_status, unavailable
 from services.chassis.secret import SecretBytes
 from services.chassis.testing import as_gateway, as_service, as_user
+from services.invoice.accounts import REMEMBERED_MAX, REMEMBERED_S, Accounts
 from services.lightning.bolt11 import decode
 from services.lightning.node_key import NodeKey
+from services.lightning.simulated.node_file import FILE_NAME as NODE_FILE_NAME
 
 ALICE, BOB = "aa" * 32, "bb" * 32
 AS_ALICE, AS_BOB, AS_OPERATOR = as_user(ALICE), as_user(BOB), as_user("0f" * 32, role="operator")
@@ -177,13 +182,66 @@ async def test_an_invoice_without_an_amount_choice_is_refused(replica: Any, refu
 
 @pytest.mark.parametrize(
     "description",
-    ["", "a" * 639, "'; DROP TABLE invoice; --", "\x00\n\u202e<script>"],
+    ["", "a" * 639, "'; DROP TABLE invoice; --", "\x01\n\u202e<script>"],
     ids=["empty", "longest", "quotes", "hostile"],
 )
 async def test_any_description_that_fits_survives(replica: Any, description: str) -> None:
     invoice = await replica.create(description=description)
     assert (await replica.get(invoice.invoice_id)).description == description
     assert decode(invoice.payment_request).description == description
+
+
+async def test_a_zero_character_is_refused_because_postgresql_cannot_keep_it(replica: Any, refused: Any) -> None:
+    for terms in ({"description": "a\x00"}, {"metadata": {"a": "\x00"}}, {"metadata": {"\x00": "a"}}):
+        assert await refused(replica.create(**terms)) == ("INVALID_ARGUMENT", "REQUEST_INVALID")
+
+
+# Accounts that are remembered
+
+
+async def test_an_account_is_not_asked_for_again_at_once_but_soon(replica: Any) -> None:
+    account_id = replica.accounts.open(ALICE)
+    for _ in range(3):
+        await replica.create(account_id=account_id)
+    assert 1 <= len(replica.accounts.calls) <= 3
+    replica.accounts.accounts[account_id].state = payment_pb2.Account.STATE_FROZEN
+    await asyncio.sleep(REMEMBERED_S)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await replica.create(account_id=account_id)
+    assert reason_of(error.value) == "ACCOUNT_FROZEN"
+
+
+async def test_what_is_remembered_of_an_account_is_for_its_owner_alone(replica: Any, refused: Any) -> None:
+    account_id = replica.accounts.open(ALICE)
+    await replica.create(account_id=account_id)
+    for _ in range(2):
+        call = replica.create(AS_BOB, account_id=account_id)
+        assert await refused(call) == ("NOT_FOUND", "ACCOUNT_NOT_FOUND")
+
+
+async def test_what_is_remembered_is_bounded_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with grpc.aio.insecure_channel("unix:/nowhere") as channel:
+        accounts = Accounts(channel)
+        for number in range(REMEMBERED_MAX + 5):
+            accounts.remember(f"customer:{number}", ALICE)
+        kept = [number for number in range(REMEMBERED_MAX + 5) if accounts.is_remembered(f"customer:{number}", ALICE)]
+        assert kept == list(range(5, REMEMBERED_MAX + 5))
+        now_s = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now_s + REMEMBERED_S)
+        assert not accounts.is_remembered(f"customer:{REMEMBERED_MAX}", ALICE)
+
+
+@pytest.mark.parametrize("database_settings", ["sqlite"], indirect=True)
+async def test_a_repeated_creation_makes_nothing_and_leaves_nothing_at_the_node(replica: Any, tmp_path: Any) -> None:
+    request = replica.creation()
+    first, again = [await replica.invoices.CreateInvoice(request, metadata=AS_ALICE) for _ in range(2)]
+    assert (again.invoice, again.replayed) == (first.invoice, True)
+    listing = await replica.invoices.ListInvoices(pb.ListInvoicesRequest(), metadata=AS_ALICE)
+    assert [invoice.invoice_id for invoice in listing.invoices] == [first.invoice.invoice_id]
+    with contextlib.closing(apsw.Connection(str(tmp_path / "data" / NODE_FILE_NAME))) as connection:
+        canceled = connection.execute("SELECT payment_hash FROM received WHERE state = 4").fetchall()
+    assert len(canceled) <= 1
+    assert (first.invoice.payment_hash,) not in canceled
 
 
 # Who may call

@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -122,6 +123,7 @@ async def test_a_locked_invoice_does_not_expire_until_it_is_released(replica: An
     assert (await replica.release(payment_id)).invoice.state == State.STATE_EXPIRED
 
 
+@pytest.mark.parametrize("database_settings", ["sqlite"], indirect=True)
 async def test_the_files_are_private(replica: Any, tmp_path: Path) -> None:
     await replica.create()
     files = list((tmp_path / "data").iterdir())

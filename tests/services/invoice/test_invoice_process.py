@@ -13,10 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from nipmesh.invoice.v1 import invoice_pb2, invoice_service_pb2_grpc
 from nipmesh.invoice.v1 import invoice_service_pb2 as pb
 from services.chassis.testing import as_service, as_user
+
+
+@pytest.fixture
+def database_settings(tmp_path: Path) -> dict[str, Any]:
+    """Files: what these tests look into."""
+    return {"data_directory": tmp_path / "data"}
+
 
 ROOT = Path(__file__).resolve().parents[3]
 ALICE = "aa" * 32

@@ -216,3 +216,19 @@ async def test_the_payer_s_key_is_required_for_the_audit(replica: Any, refused: 
     request = pb.LockInvoiceRequest(payment_id=_id(), payment_request=invoice.payment_request, amount_msat=1_000)
     call = replica.settlement.LockInvoice(request, metadata=as_service("payment"))
     assert await refused(call) == ("INVALID_ARGUMENT", "REQUEST_INVALID")
+
+
+async def test_what_a_payment_holds_can_be_asked(replica: Any, refused: Any) -> None:
+    invoice, payment_id = await replica.create(), _id()
+    stub, metadata = replica.settlement, as_service("payment")
+    request = pb.GetHoldRequest(payment_id=payment_id)
+    assert await refused(stub.GetHold(request, metadata=metadata)) == NOT_LOCKED
+    await replica.lock(invoice.payment_request, payment_id)
+    assert (await stub.GetHold(request, metadata=metadata)).state == pb.GetHoldResponse.STATE_HELD
+    committed = await replica.commit(payment_id)
+    held = await stub.GetHold(request, metadata=metadata)
+    assert (held.state, held.preimage) == (pb.GetHoldResponse.STATE_SETTLED, committed.preimage)
+    assert held.settle_time == committed.settle_time
+    other = pb.GetHoldRequest(payment_id=_id())
+    await replica.release(other.payment_id)
+    assert (await stub.GetHold(other, metadata=metadata)).state == pb.GetHoldResponse.STATE_RELEASED

@@ -14,18 +14,30 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from nipmesh.nip.v1 import nip_service_pb2_grpc
 from services.chassis.secret import SecretBytes
+from services.chassis.settings import ChassisSettings
 from services.chassis.testing import running
-from services.nip.domain.keystore import Keystore
+from services.nip.authentication.challenges import Challenges, TrustedRelays
+from services.nip.authentication.composition import seal_of
+from services.nip.authentication.http_auth import HttpAuths
+from services.nip.authentication.proofs import UsedProofs
 from services.nip.domain.token import TokenIssuer, TokenTerms
+from services.nip.key_life import KeyLife
+from services.nip.keyring import Keyring
 from services.nip.keys import Keys
+from services.nip.life_store import LifeStore
 from services.nip.login import Logins
+from services.nip.passwords import PasswordWork
 from services.nip.service import NIP_SERVICE
 from services.nip.store import DATABASE_NAME, MIGRATIONS, NipStore
 from services.storage.database import Database
+from services.storage.places import place_of
 
 MASTER_KEY = SecretBytes(b"\x05" * 32)
 GATEWAY = "http://127.0.0.1:8080"
+LOCK_LOG_N = 4
+"""A cheap password: what it costs otherwise is of no matter here."""
 NOW_US = 1_700_000_000_000_000
+RELAYS = TrustedRelays.of(GATEWAY, ["wss://relay.example.com"])
 TERMS = TokenTerms(issuer="spiffe://nip.mesh/service/nip", audience="nip", lifetime_seconds=900)
 
 
@@ -49,7 +61,11 @@ class Parts:
     """One process's parts over the shared file."""
 
     keys: Keys
+    life: KeyLife
+    life_store: LifeStore
     logins: Logins
+    challenges: Challenges
+    http_auths: HttpAuths
     store: NipStore
     database: Database
 
@@ -69,19 +85,30 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def start(tmp_path: Path, clock: Clock) -> AsyncIterator[Callable[[], Awaitable[Parts]]]:
+async def start(
+    tmp_path: Path, database_settings: dict[str, Any], clock: Clock
+) -> AsyncIterator[Callable[[], Awaitable[Parts]]]:
     """Open the parts of another replica on the same file."""
     token_key = SecretBytes(_token_key())
     async with AsyncExitStack() as stack:
 
         async def started() -> Parts:
-            database = await Database.open(tmp_path / "data" / DATABASE_NAME, migrations=MIGRATIONS)
+            place = place_of(ChassisSettings(**database_settings), DATABASE_NAME)
+            database = await Database.open(place, migrations=MIGRATIONS)
             stack.push_async_callback(database.close)
-            store, keystore = NipStore(database), Keystore(MASTER_KEY)
-            await store.check_master_key(keystore.check_value)
+            store = NipStore(database)
+            keyring = await Keyring.open(store, tmp_path / "keystore.key", MASTER_KEY)
+            life_store, passwords = LifeStore(database), PasswordWork()
+            stack.callback(passwords.close)
+            keys, proofs = Keys(store, life_store, keyring, passwords, clock=clock), UsedProofs(database)
+            issuer = TokenIssuer(token_key, TERMS)
             return Parts(
-                keys=Keys(store, keystore, clock=clock),
-                logins=Logins(store, TokenIssuer(token_key, TERMS), GATEWAY, clock=clock),
+                keys=keys,
+                life=KeyLife(keys, life_store, keyring, passwords, clock=clock, lock_log_n=LOCK_LOG_N),
+                life_store=life_store,
+                logins=Logins(proofs, issuer, GATEWAY, clock=clock),
+                challenges=Challenges(proofs, issuer, RELAYS, seal_of(keyring), clock=clock),
+                http_auths=HttpAuths(keys, proofs, clock=clock),
                 store=store,
                 database=database,
             )
@@ -95,8 +122,8 @@ async def parts(start: Callable[[], Awaitable[Parts]]) -> Parts:
 
 
 @pytest.fixture
-def make_secrets(tmp_path: Path) -> dict[str, Any]:
-    """Make the secrets, as the runner does; return the settings that name them."""
+def make_secrets(tmp_path: Path, database_settings: dict[str, Any]) -> dict[str, Any]:
+    """Make the secrets, as the runner does; return the settings that name them and the database."""
     token_key, keystore_key = tmp_path / "token.pem", tmp_path / "keystore.key"
     token_key.write_bytes(_token_key())
     keystore_key.write_bytes(MASTER_KEY.reveal())
@@ -107,7 +134,7 @@ def make_secrets(tmp_path: Path) -> dict[str, Any]:
         "token_issuer": TERMS.issuer,
         "token_audience": TERMS.audience,
         "keystore_key_file": keystore_key,
-        "data_directory": tmp_path / "data",
+        **database_settings,
     }
 
 

@@ -13,13 +13,19 @@ from typing import Any
 import apsw
 import pytest
 
+from nipmesh.nip.v1 import nip_pb2
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.secret import SecretBytes
-from services.nip.domain.bip340 import InvalidSecretKeyError, Signer
-from services.nip.domain.event import MalformedEventError, Template, Verdict, verify_event
-from services.nip.domain.keystore import Keystore, SealBrokenError
-from services.nip.keys import KeyNotFoundError, NewKey, Signing
-from services.nip.store import DATABASE_NAME, KeyAlreadyExistsError, WrongMasterKeyError
+from services.nip import wire
+from services.nip.domain.keystore import SealBrokenError
+from services.nip.keyring import Keyring, WrongMasterKeyError
+from services.nip.keys import CREATE_KEY, KeyNotFoundError, NewKey, Signing
+from services.nip.store import DATABASE_NAME, KeyAlreadyExistsError
+from services.nostr.bip340 import InvalidSecretKeyError, Signer
+from services.nostr.event import MalformedEventError, Template, Verdict, verify_event
+from services.storage.idempotency import RequestKey, run_once
+from services.storage.sql import Connection
+from services.storage.sweeper import sweep
 
 ALICE, BOB = "aa" * 32, "bb" * 32
 PAYMENT = "spiffe://nip.mesh/service/payment"
@@ -71,6 +77,33 @@ async def test_a_request_id_for_another_key_is_refused(parts: Any, changes: dict
     with pytest.raises(ServiceError) as refused:
         await parts.keys.create(replace(new, **changes))
     assert refused.value.reason is Reason.REQUEST_ID_REUSED
+
+
+async def test_a_key_is_found_under_its_request_id_for_ever(parts: Any) -> None:
+    """A service asks for its key with a fixed id; other requests are forgotten after days."""
+    new = _new()
+    key, _ = await parts.keys.create(new)
+    await sweep(parts.database, now_ms=2**53)
+    assert await parts.keys.create(new) == (key, True)
+    with pytest.raises(ServiceError, match="REQUEST_ID_REUSED"):
+        await parts.keys.create(replace(new, display_name="other"))
+
+
+async def test_a_request_of_before_keys_knew_theirs_is_recognised(parts: Any) -> None:
+    new = _new()
+    key, _ = await parts.keys.create(new)
+
+    def as_before(connection: Connection) -> None:
+        rows = connection.execute("SELECT owner, request_id, request_sha256 FROM nostr_key").fetchall()
+        ((owner, request_id, sha256),) = rows
+        connection.execute("UPDATE nostr_key SET request_id = NULL, request_sha256 = NULL")
+        request = RequestKey(scope=owner, method=CREATE_KEY, request_id=request_id, sha256=bytes(sha256))
+        run_once(connection, request, nip_pb2.Key, lambda: wire.key_message(key, NOW_US))
+
+    await parts.database.write(as_before)
+    assert await parts.keys.create(new) == (key, True)
+    with pytest.raises(ServiceError, match="REQUEST_ID_REUSED"):
+        await parts.keys.create(replace(new, display_name="other"))
 
 
 async def test_request_ids_of_two_owners_are_apart(parts: Any) -> None:
@@ -227,6 +260,7 @@ async def test_keys_pushed_out_of_memory_still_sign(parts: Any) -> None:
 # At rest
 
 
+@pytest.mark.parametrize("database_settings", ["sqlite"], indirect=True)
 async def test_no_secret_is_in_any_file(start: Start, tmp_path: Path) -> None:
     parts = await start()
     secret = os.urandom(32)
@@ -240,6 +274,7 @@ async def test_no_secret_is_in_any_file(start: Start, tmp_path: Path) -> None:
         assert shown not in content
 
 
+@pytest.mark.parametrize("database_settings", ["sqlite"], indirect=True)
 async def test_files_are_for_their_owner_only(parts: Any, tmp_path: Path) -> None:
     await parts.keys.create(_new())
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
@@ -255,6 +290,7 @@ async def test_files_are_for_their_owner_only(parts: Any, tmp_path: Path) -> Non
         "UPDATE nostr_key SET sealed = CAST(substr(sealed, 2) || substr(sealed, 1, 1) AS BLOB)",
     ],
 )
+@pytest.mark.parametrize("database_settings", ["sqlite"], indirect=True)
 async def test_a_row_changed_behind_the_service_signs_nothing(parts: Any, tmp_path: Path, tampering: str) -> None:
     key, _ = await parts.keys.create(_new())
     connection = apsw.Connection(str(tmp_path / "data" / DATABASE_NAME))
@@ -265,10 +301,11 @@ async def test_a_row_changed_behind_the_service_signs_nothing(parts: Any, tmp_pa
         await parts.keys.sign(_signing(key.key_id, owner))
 
 
-async def test_another_key_file_is_noticed(parts: Any) -> None:
+async def test_another_key_file_is_noticed(parts: Any, tmp_path: Path) -> None:
+    key_file = tmp_path / "keystore.key"
     with pytest.raises(WrongMasterKeyError):
-        await parts.store.check_master_key(Keystore(SecretBytes(b"\x06" * 32)).check_value)
-    await parts.store.check_master_key(Keystore(MASTER_KEY).check_value)
+        await Keyring.open(parts.store, key_file, SecretBytes(b"\x06" * 32))
+    await Keyring.open(parts.store, key_file, MASTER_KEY)
 
 
 async def test_keys_live_through_a_restart(start: Start) -> None:

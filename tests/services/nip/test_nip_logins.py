@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from services.chassis.secret import SecretBytes
-from services.nip.domain.bip340 import Signer
-from services.nip.domain.event import Template, sign_event
 from services.nip.domain.nip98 import AuthorizationError, encode_authorization
 from services.nip.login import LoginReplayedError
+from services.nostr.bip340 import Signer
+from services.nostr.event import Template, sign_event
+from services.storage.sql import value_of
 
 GATEWAY = "http://127.0.0.1:8080"
 NOW_US = 1_700_000_000_000_000
@@ -71,7 +72,7 @@ async def test_used_events_are_forgotten_only_when_the_window_is_long_over(
             await parts.logins.login(used)
     clock.now_us += 1_000_000_000
     await parts.logins.login(_authorization(created_at=clock.now_us // 1_000_000))
-    rows = await parts.database.read(lambda connection: connection.execute("SELECT count(*) FROM used_login").get)
+    rows = await parts.database.read(lambda connection: value_of(connection.execute("SELECT count(*) FROM used_login")))
     assert rows == 1
     with pytest.raises(AuthorizationError):
         await parts.logins.login(used)

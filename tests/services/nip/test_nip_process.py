@@ -2,76 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import signal
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from nipmesh.nip.v1 import nip_service_pb2 as pb
 from nipmesh.nip.v1 import nip_service_pb2_grpc as pb_grpc
+from services.chassis.errors import reason_of
 from services.chassis.secret import SecretBytes
 from services.chassis.testing import as_gateway, as_user
 from services.nip.domain.nip19 import nsec
-from support.nostr import User
+from support.nip_process import GATEWAY, environment, nip_process, write_secrets
+from support.nostr import User, encode_authorization
 
-ROOT = Path(__file__).resolve().parents[3]
-GATEWAY = "http://127.0.0.1:8080"
 ALICE = "aa" * 32
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    private_key = ec.generate_private_key(ec.SECP256R1())
-    (folder / "token.pem").write_bytes(private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    (folder / "keystore.key").write_bytes(b"\x05" * 32)
-    for name in ("token.pem", "keystore.key"):
-        (folder / name).chmod(0o600)
-    return {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("NIPMESH_", "NIP_", "OTEL_"))},
-        "PYTHONPATH": f"{ROOT / 'protos'}:{ROOT}",
-        "NIPMESH_SERVICE": "nip",
-        "NIPMESH_LISTEN": f"unix:{folder}/run/app.sock",
-        "NIPMESH_DATA_DIRECTORY": str(folder / "data"),
-        "NIPMESH_GATEWAY_URL": GATEWAY,
-        "NIPMESH_TOKEN_KEY_FILE": str(folder / "token.pem"),
-        "NIPMESH_TOKEN_ISSUER": "spiffe://nip.mesh/service/nip",
-        "NIPMESH_TOKEN_AUDIENCE": "nip",
-        "NIP_KEYSTORE_KEY_FILE": str(folder / "keystore.key"),
-        "NIPMESH_LOG_LEVEL": "debug",
-    }
-
-
-@asynccontextmanager
-async def _process(environment: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "services.nip",
-        env=environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+    write_secrets(folder)
+    return environment(folder)
 
 
 async def test_it_serves_drains_and_logs_no_secret(tmp_path: Path) -> None:
-    environment, user = _environment(tmp_path), User()
+    values, user = _environment(tmp_path), User()
     authorization, text = user.authorization(GATEWAY), nsec(SecretBytes(bytes(user.private_key.secret)))
-    async with _process(environment) as process:
-        async with grpc.aio.insecure_channel(environment["NIPMESH_LISTEN"]) as channel:
+    async with nip_process(values) as process:
+        async with grpc.aio.insecure_channel(values["NIPMESH_LISTEN"]) as channel:
             login = pb.LoginRequest(authorization=authorization)
             session = await pb_grpc.AuthServiceStub(channel).Login(
                 login, metadata=as_gateway(), timeout=20, wait_for_ready=True
@@ -91,9 +53,9 @@ async def test_it_serves_drains_and_logs_no_secret(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["NIP_KEYSTORE_KEY_FILE", "NIPMESH_TOKEN_KEY_FILE", "NIPMESH_TOKEN_ISSUER"])
 async def test_a_missing_setting_is_named(tmp_path: Path, missing: str) -> None:
-    environment = _environment(tmp_path)
-    del environment[missing]
-    async with _process(environment) as process:
+    values = _environment(tmp_path)
+    del values[missing]
+    async with nip_process(values) as process:
         output, _ = await process.communicate()
     assert process.returncode == 2
     assert missing.encode() in output
@@ -101,11 +63,49 @@ async def test_a_missing_setting_is_named(tmp_path: Path, missing: str) -> None:
 
 
 async def test_a_wrong_key_file_is_said_in_one_line(tmp_path: Path) -> None:
-    environment = _environment(tmp_path)
+    values = _environment(tmp_path)
     (tmp_path / "keystore.key").write_bytes(bytes(16))
-    async with _process(environment) as process:
+    async with nip_process(values) as process:
         output, _ = await process.communicate()
     assert process.returncode == 2
     assert output.decode().splitlines() == [
         f"error: the secret file {tmp_path}/keystore.key holds 16 bytes, needed are 32"
     ]
+
+
+async def test_what_was_used_stays_used_after_kill_9_on_every_replica(tmp_path: Path) -> None:
+    """A challenge and an authorization are taken by a replica that is killed at once; no other takes them again."""
+    write_secrets(tmp_path)
+    user, relay = User(), GATEWAY.replace("http", "ws")
+    authorization = encode_authorization(user.event(27235, [["u", "https://a.example/x"], ["method", "get"]]))
+    request = pb.VerifyHttpAuthRequest(authorization=authorization, url="https://a.example/x", method="GET")
+    async with nip_process(environment(tmp_path, "r0")) as first, nip_process(environment(tmp_path, "r1")):
+        async with stub_of(tmp_path, "r0") as auth:
+            made = await auth.CreateChallenge(
+                pb.CreateChallengeRequest(relay_url=relay), metadata=as_gateway(), timeout=30, wait_for_ready=True
+            )
+            event = user.event(22242, [["relay", relay + "/"], ["challenge", made.challenge]])
+            tags = [{"values": tag} for tag in event["tags"]]
+            answer = pb.VerifyChallengeRequest(event={**event, "tags": tags}, relay_url=relay)
+            session = await auth.VerifyChallenge(answer, metadata=as_gateway(), timeout=20)
+            assert session.pubkey == user.pubkey
+            assert (await auth.VerifyHttpAuth(request, metadata=as_user(ALICE), timeout=20)).pubkey == user.pubkey
+            first.kill()
+        await first.wait()
+        async with nip_process(environment(tmp_path, "r0")):
+            for replica in ("r1", "r0"):
+                async with stub_of(tmp_path, replica) as auth:
+                    for call, message, reason in (
+                        (auth.VerifyChallenge, answer, "CHALLENGE_USED"),
+                        (auth.VerifyHttpAuth, request, "AUTHORIZATION_REPLAYED"),
+                    ):
+                        with pytest.raises(grpc.aio.AioRpcError) as refused:
+                            await call(message, metadata=as_user(ALICE), timeout=30, wait_for_ready=True)
+                        assert reason_of(refused.value) == reason
+
+
+@asynccontextmanager
+async def stub_of(folder: Path, replica: str) -> AsyncIterator[Any]:
+    """AuthService of one replica."""
+    async with grpc.aio.insecure_channel(f"unix:{folder}/{replica}/app.sock") as channel:
+        yield pb_grpc.AuthServiceStub(channel)

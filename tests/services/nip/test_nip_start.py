@@ -15,6 +15,13 @@ from nipmesh.nip.v1 import nip_service_pb2 as pb
 from services.chassis.secret import SecretFileError
 from services.chassis.testing import as_user
 
+
+@pytest.fixture
+def database_settings(tmp_path: Path) -> dict[str, Any]:
+    """Files: what these tests look into."""
+    return {"data_directory": tmp_path / "data"}
+
+
 ALICE = "aa" * 32
 Serve = Callable[[str], AbstractAsyncContextManager[Any]]
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest_asyncio
 
+from support.folders import short_folder
 from support.payment_mesh import PaymentMesh, payment_mesh
+from support.payment_service import Service, serving
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -29,17 +28,17 @@ async def mesh(shared_mesh: PaymentMesh) -> PaymentMesh:
 
 
 @pytest_asyncio.fixture
-async def full_mesh() -> AsyncIterator[PaymentMesh]:
+async def full_mesh(database_settings: dict[str, Any]) -> AsyncIterator[PaymentMesh]:
     """With the real invoice service."""
     with short_folder() as folder:
-        async with payment_mesh(folder, real_invoices=True) as running:
+        url = database_settings.get("database_url", "")
+        async with payment_mesh(folder, real_invoices=True, database_url=url) as running:
             yield running
 
 
-@contextmanager
-def short_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="nm-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
+@pytest_asyncio.fixture
+async def service() -> AsyncIterator[Service]:
+    """One process, nothing real beside it."""
+    with short_folder() as folder:
+        async with serving(folder) as running:
+            yield running

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,71 +9,13 @@ import pytest
 
 from nipmesh.payment.v1 import payment_pb2
 from nipmesh.payment.v1 import payment_service_pb2 as pb
-from nipmesh.payment.v1.payment_service_pb2_grpc import AccountServiceStub, LedgerServiceStub, PaymentServiceStub
-from services.chassis.testing import as_gateway, as_service, as_user, running
-from services.payment.service import ACCESS, SERVICE
+from services.chassis.testing import as_gateway, as_service, as_user
 from support.payment_mesh import OPERATOR, refused, request_id
-from support.settlement import Settlement, payment_request
+from support.payment_service import ALICE, BOB, DESK, EVE, Service
+from support.settlement import payment_request
 
-ALICE, BOB, EVE = "a1" * 32, "b0" * 32, "ee" * 32
 CODE = grpc.StatusCode
 Metadata = tuple[tuple[str, str], ...]
-DESK = as_user(OPERATOR, role="operator")
-
-
-class Service:
-    """Stubs of one process; `settlement` answers its calls, the NIP service is missing."""
-
-    def __init__(self, channel: grpc.aio.Channel, settlement: Settlement) -> None:
-        self.payments = PaymentServiceStub(channel)
-        self.accounts = AccountServiceStub(channel)
-        self.ledger = LedgerServiceStub(channel)
-        self.settlement = settlement
-
-    async def open(self, user: str, amount_msat: int = 0) -> str:
-        request = pb.CreateAccountRequest(request_id=request_id())
-        account_id = (await self.accounts.CreateAccount(request, metadata=as_user(user))).account.account_id
-        if amount_msat:
-            await self.deposit(account_id, amount_msat)
-        return account_id
-
-    async def deposit(self, account_id: str, amount_msat: int, identifier: str = "") -> pb.DepositResponse:
-        request = pb.DepositRequest(
-            request_id=identifier or request_id(), account_id=account_id, amount_msat=amount_msat, reference="cash"
-        )
-        return await self.ledger.Deposit(request, metadata=DESK)
-
-    async def pay(self, user: str, account_id: str, text: str, identifier: str = "") -> payment_pb2.Payment:
-        request = pb.PayInvoiceRequest(
-            request_id=identifier or request_id(), account_id=account_id, payment_request=text
-        )
-        request.wait_duration.FromSeconds(1)
-        return (await self.payments.PayInvoice(request, metadata=as_user(user), timeout=10)).payment
-
-    async def refund(self, metadata: Metadata, payment_id: str, **amount: Any) -> pb.RefundPaymentResponse:
-        request = pb.RefundPaymentRequest(
-            request_id=amount.pop("identifier", "") or request_id(), payment_id=payment_id, reason="sorry", **amount
-        )
-        return await self.payments.RefundPayment(request, metadata=metadata)
-
-    async def balance(self, account_id: str) -> int:
-        request = pb.GetAccountRequest(account_id=account_id)
-        return (await self.accounts.GetAccount(request, metadata=DESK)).account.balance_msat
-
-
-@pytest.fixture
-async def service() -> AsyncIterator[Service]:
-    folder = Path(tempfile.mkdtemp(prefix="nm-"))
-    settlement = Settlement(folder / "settlement.sqlite3")
-    server = grpc.aio.server()
-    settlement.register(server)
-    server.add_insecure_port(f"unix:{folder}/egress.sock")
-    await server.start()
-    async with running(SERVICE, folder, egress=f"unix:{folder}/egress.sock") as (_, channel):
-        yield Service(channel, settlement)
-    await server.stop(0)
-    settlement.db.close()
-    shutil.rmtree(folder)
 
 
 async def test_accounts_belong_to_their_owners(service: Service) -> None:
@@ -136,15 +74,6 @@ async def test_only_an_operator_moves_the_ledger(service: Service, metadata: Met
     for call in calls:
         assert (await refused(call))[1] == reason
     assert await service.balance(account_id) == 10
-
-
-def test_every_method_has_a_rule() -> None:
-    methods = {
-        f"/{service.full_name}/{method.name}"
-        for service in pb.DESCRIPTOR.services_by_name.values()
-        for method in service.methods
-    }
-    assert methods == set(ACCESS)
 
 
 async def test_an_operator_opens_accounts_for_others_and_users_do_not(service: Service) -> None:

@@ -160,7 +160,8 @@ def test_times_follow_the_certificates(check: Checker) -> None:
 
 def test_files_and_variables(check: Checker, tmp_path: Path) -> None:
     for name in ("a.key", "x.env"):
-        (tmp_path / name).touch(mode=0o600)
+        (tmp_path / name).write_text("A=b\n")
+        (tmp_path / name).chmod(0o600)
     (tmp_path / "work").mkdir()
     lines = "    env: {B: 2, A: x}\n    secrets: {KEY_B: {generate: 32}, KEY_A: ./work/../a.key}\n"
     lines += "    env_file: x.env\n    cwd: work\n    image: registry.example.org/stock:1\n"

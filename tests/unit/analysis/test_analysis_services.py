@@ -143,7 +143,7 @@ def test_ports_of_two_applications_must_differ(check: Checker) -> None:
     )
     errors = [finding for finding in analysis.findings if finding.severity is Severity.ERROR]
     assert [(finding.code, finding.line) for finding in errors] == [("NM312", 13)]
-    assert "`orders` listens on port 9000 too" in errors[0].cause
+    assert "line 6: `orders` listens on port 9000 too" in errors[0].cause
 
 
 def test_long_lived_certificates_are_a_warning(one: One) -> None:
@@ -192,10 +192,24 @@ def test_secrets_that_others_may_read_are_a_warning(check: Checker, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "line", ["env: {NIPMESH_MESH: x}", "env: {PORT: 1}", "secrets: {OTEL_SERVICE_NAME: {generate: 16}}"]
+    "line",
+    [
+        "env: {NIPMESH_MESH: x}",
+        "env: {NIPMESH_EXTERNAL_RATES: x}",
+        "env: {PORT: 1}",
+        "secrets: {OTEL_SERVICE_NAME: {generate: 16}}",
+    ],
 )
 def test_variables_of_nipmesh_are_reserved(one: One, line: str) -> None:
     assert one(STOCK, f"{STOCK}    {line}\n").code == "NM603"
+
+
+@pytest.mark.parametrize(
+    "line", ["env: {NIPMESH_LIGHTNING_NODE: lnd}", "secrets: {NIPMESH_DATABASE_URL_FILE: {generate: 16}}"]
+)
+def test_what_a_program_is_told_beside_them_is_not(check: Checker, line: str) -> None:
+    """A service's own settings begin alike, and could not be given by the manifest."""
+    assert check((STOCK, f"{STOCK}    {line}\n")).findings == ()
 
 
 def test_a_variable_is_set_once(one: One) -> None:
@@ -235,3 +249,25 @@ def test_an_override_of_a_gateway_that_is_not_there(check: Checker) -> None:
     text = "mesh: m\nprotos: [protos]\nservices: {stock: {run: x, serves: [StockService]}}\n"
     analysis = check(text=text, overrides=Overrides(gateway_listen="127.0.0.1:1"))
     assert "NM315" in {finding.code for finding in analysis.findings}
+
+
+def test_a_port_that_the_gateway_has_says_where(check: Checker) -> None:
+    analysis = check(
+        (STOCK, f"{STOCK}    listen: 127.0.0.1:9000\n"), ("gateway:\n", "gateway:\n  listen: 127.0.0.1:9000\n")
+    )
+    (finding,) = (finding for finding in analysis.findings if finding.severity is Severity.ERROR)
+    assert (finding.code, finding.line) == ("NM312", 12)
+    assert finding.cause == "line 14: the gateway listens on port 9000 too"
+    assert "NIPMESH_LISTEN" in finding.fix
+
+
+def test_a_secret_that_is_missing_or_empty(check: Checker, tmp_path: Path) -> None:
+    (tmp_path / "empty.key").touch(mode=0o600)
+    (tmp_path / "good.key").write_text("x")
+    (tmp_path / "good.key").chmod(0o600)
+    secrets = "    secrets:\n      A: missing.key\n      B: empty.key\n      C: good.key\n"
+    missing, empty = check((STOCK, STOCK + secrets)).findings
+    assert (missing.code, missing.severity, missing.line) == ("NM601", Severity.ERROR, 13)
+    assert (empty.code, empty.severity, empty.line) == ("NM607", Severity.WARNING, 14)
+    for finding in (missing, empty):
+        assert "`{generate: 32}`" in finding.fix

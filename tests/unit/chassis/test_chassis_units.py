@@ -49,7 +49,7 @@ def test_reasons_are_those_of_the_api() -> None:
 
 def test_codes_are_those_that_the_api_documents() -> None:
     text = Path("protos/nipmesh/common/v1/error.proto").read_text()
-    documented = re.findall(r"// \[([A-Z_]+)\][^\n]*(?:\n  //[^\n]*)*\n  ERROR_REASON_([A-Z_]+) =", text)
+    documented = re.findall(r"// \[([A-Z_]+)\][^\n]*(?:\n  //[^\n]*)*\n  ERROR_REASON_([A-Z0-9_]+) =", text)
     assert len(documented) == len(Reason)
     assert {name: code for code, name in documented} == {reason.value: code.name for reason, code in CODE_OF.items()}
 
@@ -226,6 +226,29 @@ def test_a_secret_file_must_be_private(tmp_path: Path) -> None:
     for wrong in (tmp_path / "missing", tmp_path):
         with pytest.raises(SecretFileError):
             load_secret(wrong)
+
+
+def test_a_credential_of_systemd_may_show_what_its_access_list_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "credentials" / "KEY"
+    path.parent.mkdir()
+    path.write_bytes(b"k")
+    path.chmod(0o440)
+    with pytest.raises(SecretFileError, match="mode 0440"):
+        load_secret(path)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent))
+    assert load_secret(path).reveal() == b"k"
+    for mode in (0o444, 0o460, 0o640 | 0o020):
+        path.chmod(mode)
+        with pytest.raises(SecretFileError):
+            load_secret(path)
+    elsewhere = tmp_path / "KEY"
+    elsewhere.write_bytes(b"k")
+    elsewhere.chmod(0o440)
+    for way in (elsewhere, path.parent / ".." / "KEY"):
+        with pytest.raises(SecretFileError, match="mode 0440"):
+            load_secret(way)
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,10 +128,27 @@ def test_descriptors_load_and_hold_what_clients_need(tmp_path: Path) -> None:
         pool.FindServiceByName("courier.sorting.v1.SortingService")
 
 
-def test_compose_has_each_replica_and_its_sidecar() -> None:
+def test_compose_needs_to_know_what_is_in_each_container() -> None:
     result = run("render", "--target", "compose")
-    assert result.exit_code == 0
-    services = yaml.safe_load(result.output)["services"]
-    assert len(services) == 2 * 7 + 2
+    assert result.exit_code == 1
+    lines = [line for line in result.output.splitlines() if "error[NM613]" in line]
+    assert [line.partition("] ")[2] for line in lines] == [
+        f"`{name}` has no image" for name in ("booking", "customs", "delivery", "sorting", "tariff", "tracking")
+    ]
+
+
+def test_compose_has_each_replica_and_its_sidecar(tmp_path: Path) -> None:
+    text = (FOREIGN / "mesh.yaml").read_text(encoding="utf-8")
+    text = text.replace("[protos, legacy]", f"[{FOREIGN / 'protos'}, {FOREIGN / 'legacy'}]")
+    (tmp_path / "parcels.yaml").write_text(text.replace("    serves:", "    image: carrier:1\n    serves:"))
+    words = ["--file", str(tmp_path / "parcels.yaml"), "render", "--target", "compose", "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, words, prog_name="nipmesh")
+    assert result.exit_code == 0, result.output
+    document = yaml.safe_load((tmp_path / "out" / "compose.yaml").read_text())
+    services = document["services"]
+    assert services.keys() >= {"agent", "gateway", "introspection", "postgresql"}
+    assert len(services) == 2 * 7 + 4
+    assert "..:/etc/nipmesh/mesh:ro" in services["agent"]["volumes"]
+    assert "/etc/nipmesh/mesh/parcels.yaml" in services["agent"]["command"]
     assert services["sorting-0"]["command"] == ["node", "apps/sorting/main.js"]
     assert services["delivery-0"]["environment"]["DEPOT"] == "machine"

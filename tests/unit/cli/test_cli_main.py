@@ -10,11 +10,14 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+import jwt
 import pytest
 from click.testing import CliRunner, Result
 
 from generator.cli.main import COMMANDS, main
 from generator.manifest.schema import json_schema
+from generator.outputs.local.paths import StatePaths
+from generator.pki import TokenKey
 
 ROOT = Path(__file__).resolve().parents[3]
 MANIFEST = str(ROOT / "mesh.yaml")
@@ -90,9 +93,13 @@ def test_check_of_a_broken_manifest_shows_everything_and_fails(tmp_path: Path) -
     (tmp_path / "mesh.yaml").write_text(text, encoding="utf-8")
     result = run("-f", str(tmp_path / "mesh.yaml"), "check")
     assert result.exit_code == 1
-    assert "mesh.yaml:29:35: error[NM305] unknown method `NipService/SingEvent`" in result.output
+    lines = text.splitlines()
+    method = next(number for number, line in enumerate(lines, start=1) if "NipService/SingEvent" in line)
+    column = lines[method - 1].index("NipService/SingEvent") + 1
+    assert f"mesh.yaml:{method}:{column}: error[NM305] unknown method `NipService/SingEvent`" in result.output
     assert "did you mean `NipService/SignEvent`?" in result.output
-    assert "mesh.yaml:38:13: error[NM401] unknown issuer `nipp`" in result.output
+    issuer = lines.index("    issuer: nipp") + 1
+    assert f"mesh.yaml:{issuer}:13: error[NM401] unknown issuer `nipp`" in result.output
     assert "2 errors, 0 warnings, 0 notes" in result.output
 
 
@@ -108,7 +115,9 @@ def test_explain_shows_values_with_reasons() -> None:
     result = run("-f", MANIFEST, "explain")
     assert result.exit_code == 0
     assert "panic_threshold_percent" in result.output
-    assert "line 33 of the manifest" in result.output
+    lines = (ROOT / MANIFEST).read_text(encoding="utf-8").splitlines()
+    deadline = next(number for number, line in enumerate(lines, start=1) if "PayInvoice: {deadline" in line)
+    assert f"line {deadline} of the manifest" in result.output
 
 
 @pytest.mark.parametrize("subject", ["payment/PayInvoice", "payment/PaymentService/PayInvoice"])
@@ -135,3 +144,13 @@ def test_a_damaged_token_key_is_named_with_its_mend(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.output.startswith(f"{key} holds no readable P-256 key; remove it")
     assert result.output.count("\n") == 1
+
+
+def test_a_token_is_signed_with_the_key_of_the_state_that_is_named(tmp_path: Path) -> None:
+    manifest = (ROOT / "mesh.yaml").read_text(encoding="utf-8").replace("[protos]", f"[{ROOT / 'protos'}]")
+    (tmp_path / "mesh.yaml").write_text(manifest, encoding="utf-8")
+    result = run("--file", str(tmp_path / "mesh.yaml"), "token", "--state", str(tmp_path / "state"))
+    assert result.exit_code == 0, result.output
+    public = json.loads(TokenKey.open(StatePaths(root=tmp_path / "state").token_key).key_set())["keys"][0]
+    assert jwt.get_unverified_header(result.output.strip())["kid"] == public["kid"]
+    assert not (tmp_path / ".nipmesh").exists()

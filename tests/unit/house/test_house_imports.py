@@ -15,6 +15,7 @@ PIPELINE = (
     "model",
     "catalog",
     "analysis",
+    "scaffold",
     "resources",
     "render",
     "pki",
@@ -23,7 +24,7 @@ PIPELINE = (
     "cli",
 )
 """Rooms of the generator; each may import those before it."""
-SERVICES = ("encoding", "chassis", "storage", "lightning", "nip", "invoice", "payment")
+SERVICES = ("encoding", "chassis", "nostr", "relays", "storage", "events", "lightning", "nip", "invoice", "payment")
 """Rooms of the services; the last three may not import each other."""
 APART = {"nip", "invoice", "payment"}
 

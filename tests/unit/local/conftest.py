@@ -75,6 +75,7 @@ def echo_service() -> Service:
         callers=(),
         external_calls=(),
         external_connections=(),
+        consumes=(),
         traffic=TRAFFIC,
         listen_port=None,
         environment=(("COLOUR", "red"),),
@@ -114,6 +115,7 @@ def mesh(echo_service: Service) -> Mesh:
         ),
         externals=(),
         telemetry=Telemetry(otlp_host="127.0.0.1", otlp_port=4317),
+        events=None,
         descriptor_set=b"",
     )
 

@@ -23,7 +23,15 @@ from generator.render import render
 from support.meshes import repository_mesh, repository_placement
 
 NOTHING = Difference(
-    added={}, removed=(), scaled={}, restarted={}, configured={}, sidecars={}, is_exposure_new=False, kept={}
+    added={},
+    removed=(),
+    scaled={},
+    restarted={},
+    configured={},
+    sidecars={},
+    hearing={},
+    is_exposure_new=False,
+    kept={},
 )
 
 
@@ -42,6 +50,7 @@ def test_every_change_has_its_line() -> None:
         restarted={"nip": ("run", "env A")},
         configured={"invoice": ("clusters", "routes"), "nip": ("routes",), "gateway": ("listeners",)},
         sidecars={"invoice": 4, "nip": 1},
+        hearing={"events": ("kept for 1h, 5 bytes",), "nip": ("hears a.v1.* of payment", "hears * of invoice no more")},
         is_exposure_new=True,
         kept={"echo": (5, 2)},
     ).lines()
@@ -54,6 +63,8 @@ def test_every_change_has_its_line() -> None:
         "~ invoice: 4 sidecars get new clusters, routes",
         "~ nip: 1 sidecar gets new routes",
         "~ gateway: new listeners",
+        "~ events: kept for 1h, 5 bytes",
+        "~ nip: hears a.v1.* of payment, hears * of invoice no more",
         "~ gateway: reflection and health follow what is exposed",
         "  echo: keeps the 5 replicas of `nipmesh scale`; the manifest says 2",
     )

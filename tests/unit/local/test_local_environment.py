@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from generator.model import External, ExternalTls, Mesh, Secret, Service, SocketAddress, UnixAddress
+from generator.analysis.files import RESERVED_VARIABLES, is_reserved
+from generator.model import Cluster, Events, External, ExternalTls, Mesh, Secret, Service, SocketAddress, UnixAddress
 from generator.outputs.local.environment import (
     EnvironmentFileError,
     Surroundings,
@@ -31,7 +32,9 @@ from generator.outputs.local.ports import PortPool
 def surroundings(tmp_path: Path, mesh: Mesh, outer: dict[str, str] | None = None) -> Surroundings:
     paths = StatePaths(root=tmp_path / ".nipmesh")
     paths.make()
-    return Surroundings(mesh=mesh, paths=paths, manifest_directory=tmp_path, outer=outer or {"PATH": "/bin"})
+    events = SocketAddress(host="127.0.0.1", port=4222)
+    outer = outer or {"PATH": "/bin"}
+    return Surroundings(mesh=mesh, paths=paths, manifest_directory=tmp_path, outer=outer, events=events)
 
 
 def environment_of(tmp_path: Path, mesh: Mesh, service: Service, outer: dict[str, str] | None = None) -> dict[str, str]:
@@ -82,6 +85,39 @@ def test_an_application_is_told_everything_that_it_needs(tmp_path: Path, mesh: M
         "NIPMESH_TOKEN_AUDIENCE": "test",
         "NIPMESH_TOKEN_LIFETIME": "900",
     }
+
+
+def test_an_application_is_told_where_events_are_and_with_what_it_proves_itself(tmp_path: Path, mesh: Mesh) -> None:
+    with_events = replace(mesh, events=Events(cluster=None, retention_ms=1, bytes_max=1))
+    told = environment_of(tmp_path, with_events, mesh.service("echo"))
+    state = tmp_path / ".nipmesh"
+    assert {name: value for name, value in told.items() if "EVENTS" in name} == {
+        "NIPMESH_EVENTS_URL": "tls://127.0.0.1:4222",
+        "NIPMESH_EVENTS_CREDENTIALS_FILE": f"{state}/secrets/echo/events.nk",
+        "NIPMESH_EVENTS_CA_FILE": f"{state}/pki/workloads/events/..data/ca.crt",
+        "NIPMESH_EVENTS_STREAM": "test",
+        "NIPMESH_EVENTS_INBOX": "test_echo",
+    }
+    cluster = Cluster(
+        url="tls://a:1,b:2",
+        ca=None,
+        credentials=Path("/all"),
+        service_credentials=(("echo", Path("/echo")),),
+        admin=None,
+    )
+    elsewhere = replace(mesh, events=Events(cluster=cluster, retention_ms=1, bytes_max=1))
+    told = environment_of(tmp_path, elsewhere, mesh.service("echo"))
+    assert told["NIPMESH_EVENTS_URL"] == "tls://a:1,b:2"
+    assert (told["NIPMESH_EVENTS_CREDENTIALS_FILE"], told["NIPMESH_EVENTS_CA_FILE"]) == ("/echo", "")
+    assert not any("EVENTS" in name for name in environment_of(tmp_path, mesh, mesh.service("echo")))
+
+
+def test_what_an_application_is_told_is_reserved_in_the_manifest(tmp_path: Path, mesh: Mesh) -> None:
+    mesh = replace(mesh, events=Events(cluster=None, retention_ms=1, bytes_max=1))
+    told = {name for service in mesh.services for name in environment_of(tmp_path, mesh, service)}
+    own = {"PATH", "COLOUR", "KEY_FILE"}
+    assert told - own == RESERVED_VARIABLES
+    assert [name for name in own if is_reserved(name)] == []
 
 
 def test_only_the_issuer_gets_the_token_key(tmp_path: Path, mesh: Mesh) -> None:
@@ -181,3 +217,8 @@ def test_socket_folders_are_short_private_and_fresh(monkeypatch: pytest.MonkeyPa
         make_socket_directory(("p" * 90,))
     with pytest.raises(SocketPathError, match="shorter name"):
         make_socket_directory(("p" * 40,), ("e" * 40,))
+
+
+def test_telling_an_application_about_its_folder_makes_none(tmp_path: Path, mesh: Mesh) -> None:
+    environment = environment_of(tmp_path, mesh, mesh.service("echo"))
+    assert not Path(environment["NIPMESH_DATA_DIRECTORY"]).exists()

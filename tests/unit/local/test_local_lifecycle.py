@@ -5,12 +5,11 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from generator.model.process import PROBE_FAILURES, START_PERIOD_MS
 from generator.outputs.local.lifecycle import (
     BACKOFF_MS_MAX,
     BACKOFF_MS_MIN,
-    SILENCES_MAX,
     STABLE_MS,
-    START_MS_MAX,
     STOP_SIDECAR_MS_MAX,
     backoff_ms,
     deadline_ms,
@@ -186,10 +185,10 @@ def test_a_refusal_takes_it_out_and_readiness_brings_it_back() -> None:
 def test_a_single_silence_is_forgiven_and_many_are_not() -> None:
     world = World()
     world.bring_up()
-    for _ in range(SILENCES_MAX - 1):
+    for _ in range(PROBE_FAILURES - 1):
         assert world.feed(Probed(part=Part.APP, verdict=Verdict.SILENT)) == []
     world.feed(Probed(part=Part.APP, verdict=Verdict.READY))
-    for _ in range(SILENCES_MAX - 1):
+    for _ in range(PROBE_FAILURES - 1):
         world.feed(Probed(part=Part.APP, verdict=Verdict.SILENT))
     assert world.workload.in_rotation
     assert kinds(world.feed(Probed(part=Part.APP, verdict=Verdict.SILENT))) == ["Rotate", "unready"]
@@ -200,8 +199,8 @@ def test_a_single_silence_is_forgiven_and_many_are_not() -> None:
 def test_a_process_that_never_gets_ready_is_killed_once() -> None:
     world = World()
     world.feed(Begin())
-    assert kinds(world.feed(Tick(), START_MS_MAX)) == ["killed", "Kill"]
-    assert world.feed(Tick(), START_MS_MAX) == []
+    assert kinds(world.feed(Tick(), START_PERIOD_MS)) == ["killed", "Kill"]
+    assert world.feed(Tick(), START_PERIOD_MS) == []
 
 
 def test_stopping_goes_through_every_stage_in_order() -> None:

@@ -118,3 +118,17 @@ def test_a_removed_replica_leaves_no_socket_folder(short_folder: Path, echo_serv
     assert [path.name for path in short_folder.glob("echo-*")] == [kept.name]
     assert placer.place_replica(echo_service, 1).admin.path.parent.is_dir()
     pool.close()
+
+
+def test_ports_of_the_manifest_are_nobody_elses(tmp_path: Path) -> None:
+    """They are handed to applications, which listen later: until then a bind would work."""
+    first = PortPool(tmp_path)
+    one, two = first.take(), first.take()
+    first.close()
+    pool = PortPool(tmp_path, leave={one.port})
+    assert pool.take() == two
+    assert not pool.holds(one.port)
+    assert pool.holds(two.port)
+    pool.leave({two.port + 1})
+    assert pool.take().port == two.port + 2
+    pool.close()

@@ -115,7 +115,9 @@ def test_the_table_sums_up() -> None:
         entry("stale", endpoints={"x": {"state": "stale"}}, secrets={"y": {"state": "stale"}}) | {"name": "a-2"},
         entry(None) | {"name": "a-3"},
     ]
-    table = status_table({"mesh": "m", "state": "ready", "gateway": None, "services": {"a": {"replicas": replicas}}})
+    table = status_table(
+        {"mesh": "m", "state": "ready", "gateway": None, "events": None, "services": {"a": {"replicas": replicas}}}
+    )
     console = Console(width=160)
     with console.capture() as captured:
         console.print(table)

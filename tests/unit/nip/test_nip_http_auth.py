@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.chassis.secret import SecretBytes
-from services.nip.domain import bip340, nip98
-from services.nip.domain.bip340 import Signer
-from services.nip.domain.event import Event, Template, sign_event
+from services.nip.domain import nip98
 from services.nip.domain.nip98 import AuthorizationError, Refusal, Request, encode_authorization, verify_authorization
+from services.nostr import bip340
+from services.nostr.bip340 import Signer
+from services.nostr.event import Event, Template, sign_event
+from services.nostr.event_json import event_of_json
 
 NOW = 1_700_000_000
 URL = "http://127.0.0.1:8080/nipmesh.nip.v1.AuthService/Login"
@@ -162,15 +164,41 @@ def test_members_without_meaning_are_ignored() -> None:
     assert verify_authorization(_encoded(_members(relay="wss://x")), REQUEST, now_seconds=NOW)
 
 
-@pytest.mark.parametrize(("hashed", "accepted"), [(b"body", True), (b"other", False)])
-def test_the_payload_tag_binds_the_body(hashed: bytes, accepted: bool) -> None:
-    digest = hashlib.sha256(hashed).hexdigest()
-    authorization = encode_authorization(_event(tags=(*TAGS, ("payload", digest.upper()))))
-    request = replace(REQUEST, body=b"body")
+BODY = hashlib.sha256(b"body").hexdigest()
+OTHER = hashlib.sha256(b"other").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("payload", "accepted"),
+    [
+        ((("payload", BODY),), True),
+        ((("payload", BODY.upper()),), True),
+        ((("payload", OTHER),), False),
+        ((("payload", "\U0001f600"),), False),
+        ((("payload",),), False),
+        ((("payload", BODY), ("payload", OTHER)), False),
+        ((), False),
+    ],
+)
+def test_whoever_wants_the_body_bound_gets_it_bound(payload: tuple[tuple[str, ...], ...], accepted: bool) -> None:
+    authorization = encode_authorization(_event(tags=(*TAGS, *payload)))
+    bound = replace(REQUEST, payload_sha256=BODY)
     if accepted:
-        verify_authorization(authorization, request, now_seconds=NOW)
+        assert verify_authorization(authorization, bound, now_seconds=NOW).payload_sha256 == BODY
     else:
-        assert _refusal(authorization, request) is Refusal.WRONG_PAYLOAD
+        assert _refusal(authorization, bound) is Refusal.WRONG_PAYLOAD
+    assert verify_authorization(authorization, REQUEST, now_seconds=NOW).event_id, "nobody else looks at the tag"
+
+
+def test_what_is_made_here_is_accepted_here_and_never_twice_the_same() -> None:
+    request = Request(url="https://example.com/upload?x=%20", method="put", payload_sha256=BODY)
+    made = [nip98.authorization_template(request, created_at=NOW) for _ in range(2)]
+    events = [sign_event(SIGNER, template, created_at=NOW, auxiliary_key=b"\x01" * 32) for template in made]
+    assert events[0].id != events[1].id
+    for event in events:
+        assert event.content == ""
+        assert ("method", "PUT") in event.tags
+        assert verify_authorization(encode_authorization(event), request, now_seconds=NOW).payload_sha256 == BODY
 
 
 def test_exactly_one_signature_verification(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,4 +226,16 @@ def test_the_authorization_printed_in_nip_98_is_refused() -> None:
     request = Request(url=event.tags[0][1], method="GET")
     with pytest.raises(AuthorizationError) as refused:
         verify_authorization(printed[1], request, now_seconds=event.created_at)
+    assert refused.value.refusal is Refusal.WRONG_ID
+
+
+def test_the_event_printed_in_nip_98_has_a_wrong_id() -> None:
+    if not NIP_98.exists():
+        pytest.skip("the NIPs are not beside the checkout (../shared/vectors)")
+    printed = re.search(r"```json\n(.*?)```", NIP_98.read_text(), re.DOTALL)
+    assert printed is not None
+    event = event_of_json(printed[1])
+    request = Request(url=event.tags[0][1], method="get")
+    with pytest.raises(AuthorizationError) as refused:
+        verify_authorization(encode_authorization(event), request, now_seconds=event.created_at)
     assert refused.value.refusal is Refusal.WRONG_ID

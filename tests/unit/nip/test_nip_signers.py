@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from services.chassis.secret import SecretBytes
-from services.nip.domain.bip340 import Signer, SigningFaultError
 from services.nip.domain.signers import SignerCache
+from services.nostr.bip340 import Signer, SigningFaultError
 
 
 def _signer(number: int) -> Signer:

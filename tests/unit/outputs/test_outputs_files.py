@@ -37,7 +37,7 @@ def test_a_replica_that_leaves_changes_its_callers_endpoints_and_twins_only(
     publish(resources, tmp_path)
     changed = publish(render(repository_mesh(), without(repository_placement(), "nip-1")), tmp_path)
     names = {str(path.relative_to(tmp_path)) for path in changed}
-    callers = ("payment-0", "payment-1", "gateway")
+    callers = ("invoice-0", "invoice-1", "payment-0", "payment-1", "gateway")
     assert names == {f"{name}/{file}" for name in callers for file in ("eds/outbound_nip.json", "validate.json")}
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
+from itertools import accumulate
+from typing import Any
 
 import apsw
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from services.payment.domain.fees import fee_limit_msat
-from services.payment.domain.ledger import Delta, apply, deltas, net_deltas, refusal
+from services.payment.domain.ledger import DAY_MS, Delta, apply, deltas, net_deltas, refusal
 from services.payment.domain.model import (
     AMOUNT_MSAT_MAX,
     NODE_ACCOUNT,
@@ -22,22 +23,28 @@ from services.payment.domain.model import (
     Account,
     AccountState,
     Purpose,
+    Quota,
     Reason,
     Refused,
     Transfer,
     TransferKind,
 )
 from services.payment.store import ledger as store
+from services.payment.store.accounts import Order, close_account, insert_account, set_account_state, set_quota
+from services.payment.store.entries import find_head
+from services.payment.store.statements import Line, find_statement, list_lines
+from services.payment.verification.command import verify
+from services.payment.verification.ledger import check_ledger
+from services.payment.verification.report import Report
+from support.ledger_rows import open_payment_database
 
-MIGRATION = Path(store.__file__).parents[1] / "migrations" / "0001_payment.sql"
 CUSTOMERS = ("customer:a", "customer:b", "customer:c")
 
 
 def open_ledger() -> apsw.Connection:
-    connection = apsw.Connection(":memory:")
-    connection.execute(MIGRATION.read_text())
+    connection = open_payment_database()
     for account_id in CUSTOMERS:
-        store.insert_account(connection, Account(account_id=account_id, owner="o", state=AccountState.ACTIVE))
+        insert_account(connection, Account(account_id=account_id, owner="o", state=AccountState.ACTIVE))
     return connection
 
 
@@ -144,25 +151,47 @@ def test_unknown_accounts_are_refused() -> None:
     with refused(Reason.ACCOUNT_NOT_FOUND):
         store.post(connection, [transfer(1, TransferKind.POSTED, NODE_ACCOUNT, "customer:x", 50)])
     with refused(Reason.ACCOUNT_NOT_FOUND):
-        store.set_account_state(connection, NODE_ACCOUNT, AccountState.FROZEN)
+        set_account_state(connection, NODE_ACCOUNT, AccountState.FROZEN)
+
+
+LIMITS = st.none() | st.integers(0, 1_500)
+QUOTAS = st.builds(Quota, payment_msat_max=LIMITS, day_msat_max=LIMITS, pending_msat_max=LIMITS)
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Random transfers, single and in groups: the SQL accepts and refuses exactly what the rules do."""
+    """Random transfers, single and in groups, freezes, closings and quotas: the SQL accepts and refuses exactly what the rules do.
+
+    At the end of each run the chain is walked and everything is booked a second time.
+    """
 
     @initialize()
     def start(self) -> None:
         self.connection = open_ledger()
         self.accounts = {
-            account_id: store.find_account(self.connection, account_id)
-            for account_id in (*CUSTOMERS, NODE_ACCOUNT, SUSPENSE_ACCOUNT)
+            account_id: self._found(account_id) for account_id in (*CUSTOMERS, NODE_ACCOUNT, SUSPENSE_ACCOUNT)
         }
         self.pending: dict[str, Transfer] = {}
         self.number = 0
+        self.now_ms = 30 * DAY_MS - 5
 
-    def _make(self, kind: TransferKind, debit: str, credit: str, amount: int, pending: str = "") -> Transfer:
+    def _found(self, account_id: str) -> Account:
+        account = store.find_account(self.connection, account_id)
+        assert account is not None
+        return account
+
+    def _make(
+        self,
+        kind: TransferKind,
+        debit: str,
+        credit: str,
+        amount: int,
+        pending: str = "",
+        purpose: Purpose = Purpose.PAYMENT,
+    ) -> Transfer:
         self.number += 1
-        return transfer(self.number, kind, debit, credit, amount, pending)
+        made = transfer(self.number, kind, debit, credit, amount, pending)
+        payment_id = "p" if purpose in (Purpose.PAYMENT, Purpose.ROUTING_FEE) else ""
+        return replace(made, purpose=purpose, payment_id=payment_id, create_time_ms=self.now_ms)
 
     def _both(self, transfers: list[Transfer]) -> bool:
         net = net_deltas(transfers, self.pending)
@@ -175,70 +204,193 @@ class LedgerMachine(RuleBasedStateMachine):
         with self.connection:
             assert store.post(self.connection, transfers)
         for delta in net:
-            account = self.accounts[delta.account_id]
-            assert account is not None
-            self.accounts[delta.account_id] = apply(account, delta)
+            self.accounts[delta.account_id] = apply(self.accounts[delta.account_id], delta)
         for one in transfers:
             self.pending.pop(one.pending_transfer_id, None)
+            if one.kind is TransferKind.PENDING:
+                self.pending[one.transfer_id] = one
         return True
+
+    def _held(self, data: st.DataObject) -> Transfer:
+        return self.pending[data.draw(st.sampled_from(sorted(self.pending)))]
+
+    @rule(ms=st.sampled_from([1, 1_000, DAY_MS // 2, DAY_MS]))
+    def time_passes(self, ms: int) -> None:
+        self.now_ms += ms
 
     @rule(credit=st.sampled_from(CUSTOMERS), amount=st.integers(1, 1_000))
     def deposit(self, credit: str, amount: int) -> None:
-        self._both([self._make(TransferKind.POSTED, NODE_ACCOUNT, credit, amount)])
+        self._both([self._make(TransferKind.POSTED, NODE_ACCOUNT, credit, amount, purpose=Purpose.DEPOSIT)])
+
+    @rule(debit=st.sampled_from(CUSTOMERS), amount=st.integers(1, 1_000))
+    def withdraw(self, debit: str, amount: int) -> None:
+        self._both([self._make(TransferKind.POSTED, debit, NODE_ACCOUNT, amount, purpose=Purpose.WITHDRAWAL)])
+
+    @rule(accounts=st.permutations(CUSTOMERS), amount=st.integers(1, 1_000))
+    def send(self, accounts: list[str], amount: int) -> None:
+        debit, credit = accounts[:2]
+        self._both([self._make(TransferKind.POSTED, debit, credit, amount, purpose=Purpose.TRANSFER)])
 
     @rule(debit=st.sampled_from(CUSTOMERS), amount=st.integers(1, 1_000))
     def reserve(self, debit: str, amount: int) -> None:
-        held = self._make(TransferKind.PENDING, debit, SUSPENSE_ACCOUNT, amount)
-        if self._both([held]):
-            self.pending[held.transfer_id] = held
+        self._both([self._make(TransferKind.PENDING, debit, SUSPENSE_ACCOUNT, amount)])
 
+    @rule(debit=st.sampled_from(CUSTOMERS), amount=st.integers(1, 100))
+    def reserve_a_fee(self, debit: str, amount: int) -> None:
+        self._both([self._make(TransferKind.PENDING, debit, SUSPENSE_ACCOUNT, amount, purpose=Purpose.ROUTING_FEE)])
+
+    @rule(accounts=st.permutations((*CUSTOMERS, NODE_ACCOUNT)), amount=st.integers(1, 1_000))
+    def hold(self, accounts: list[str], amount: int) -> None:
+        debit, credit = accounts[:2]
+        self._both([self._make(TransferKind.PENDING, debit, credit, amount, purpose=Purpose.ADJUSTMENT)])
+
+    @precondition(lambda self: self.pending)
     @rule(data=st.data(), credit=st.sampled_from(CUSTOMERS))
-    def pay(self, data: st.DataObject, credit: str) -> None:
-        if not self.pending:
-            return
-        held = self.pending[data.draw(st.sampled_from(sorted(self.pending)))]
+    def post(self, data: st.DataObject, credit: str) -> None:
+        """What waits for the suspense account goes on from there at once, as a group."""
+        held = self._held(data)
         amount = data.draw(st.integers(1, held.amount_msat))
-        if credit != held.debit_account_id:
-            post = self._make(
-                TransferKind.POST_PENDING, held.debit_account_id, SUSPENSE_ACCOUNT, amount, held.transfer_id
-            )
-            self._both([post, self._make(TransferKind.POSTED, SUSPENSE_ACCOUNT, credit, amount)])
+        kind, accounts = TransferKind.POST_PENDING, (held.debit_account_id, held.credit_account_id)
+        group = [self._make(kind, *accounts, amount, held.transfer_id, held.purpose)]
+        if held.credit_account_id == SUSPENSE_ACCOUNT:
+            onward = self._make(TransferKind.POSTED, SUSPENSE_ACCOUNT, credit, amount, purpose=Purpose.ADJUSTMENT)
+            group.append(onward)
+        self._both(group)
 
+    @precondition(lambda self: self.pending)
+    @rule(data=st.data(), credit=st.sampled_from(CUSTOMERS))
+    def pivot(self, data: st.DataObject, credit: str) -> None:
+        """A payment inside the mesh: what was reserved is freed and moved in one group, also out of a frozen account."""
+        held = self._held(data)
+        if credit in (held.debit_account_id, held.credit_account_id) or held.purpose is not Purpose.PAYMENT:
+            return
+        kind, accounts = TransferKind.VOID_PENDING, (held.debit_account_id, held.credit_account_id)
+        void = self._make(kind, *accounts, held.amount_msat, held.transfer_id)
+        post = self._make(TransferKind.POSTED, held.debit_account_id, credit, held.amount_msat)
+        moved = self._both([void, post])
+        assert moved or self.accounts[credit].state is AccountState.CLOSED, "what is reserved goes on"
+
+    @precondition(lambda self: self.pending)
     @rule(data=st.data())
     def void(self, data: st.DataObject) -> None:
-        if not self.pending:
-            return
-        held = self.pending[data.draw(st.sampled_from(sorted(self.pending)))]
-        assert self._both(
-            [
-                self._make(
-                    TransferKind.VOID_PENDING,
-                    held.debit_account_id,
-                    SUSPENSE_ACCOUNT,
-                    held.amount_msat,
-                    held.transfer_id,
-                )
-            ]
-        )
+        held = self._held(data)
+        kind, accounts = TransferKind.VOID_PENDING, (held.debit_account_id, held.credit_account_id)
+        assert self._both([self._make(kind, *accounts, held.amount_msat, held.transfer_id, held.purpose)])
 
     @rule(account_id=st.sampled_from(CUSTOMERS), state=st.sampled_from([AccountState.ACTIVE, AccountState.FROZEN]))
     def freeze(self, account_id: str, state: AccountState) -> None:
-        store.set_account_state(self.connection, account_id, state)
-        account = self.accounts[account_id]
-        assert account is not None
+        account, order = self.accounts[account_id], Order(actor="operator", now_ms=self.now_ms)
+        if account.state is AccountState.CLOSED:
+            with refused(Reason.ACCOUNT_CLOSED), self.connection:
+                set_account_state(self.connection, account_id, state, order)
+            return
+        set_account_state(self.connection, account_id, state, order)
         self.accounts[account_id] = replace(account, state=state)
+
+    @rule(account_id=st.sampled_from(CUSTOMERS))
+    def close(self, account_id: str) -> None:
+        account, order = self.accounts[account_id], Order(actor="owner", now_ms=self.now_ms)
+        balance_msat = account.credits_posted_msat - account.debits_posted_msat
+        if balance_msat or account.debits_pending_msat or account.credits_pending_msat:
+            with refused(Reason.ACCOUNT_NOT_EMPTY), self.connection:
+                close_account(self.connection, account_id, order)
+            return
+        close_account(self.connection, account_id, order)
+        self.accounts[account_id] = replace(account, state=AccountState.CLOSED)
+
+    @rule(account_id=st.sampled_from(CUSTOMERS), quota=QUOTAS)
+    def limit(self, account_id: str, quota: Quota) -> None:
+        account, order = self.accounts[account_id], Order(actor="operator", now_ms=self.now_ms)
+        if account.state is AccountState.CLOSED:
+            with refused(Reason.ACCOUNT_CLOSED), self.connection:
+                set_quota(self.connection, account_id, quota, order)
+            return
+        set_quota(self.connection, account_id, quota, order)
+        self.accounts[account_id] = replace(account, quota=quota)
 
     @invariant()
     def the_books_agree(self) -> None:
         store.sums(self.connection)
         for account_id, expected in self.accounts.items():
-            found = store.find_account(self.connection, account_id)
+            found = self._found(account_id)
             assert found == expected
             assert not found.must_cover or found.available_msat >= 0
+            assert found.spent_msat >= 0
         suspense = self.accounts[SUSPENSE_ACCOUNT]
-        assert suspense is not None
         assert suspense.credits_posted_msat == suspense.debits_posted_msat, "nothing stays in suspense"
+
+    def teardown(self) -> None:
+        if hasattr(self, "connection"):
+            report = Report()
+            check_ledger(self.connection, report, find_head(self.connection))
+            assert report.violations == []
+            self.connection.close()
 
 
 TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+MOVES = st.lists(
+    st.tuples(
+        st.sampled_from([(NODE_ACCOUNT, "customer:a"), ("customer:a", NODE_ACCOUNT), ("customer:a", "customer:b")]),
+        st.sampled_from([TransferKind.POSTED, TransferKind.PENDING]),
+        st.integers(1, 100),
+        st.integers(0, 3),
+        st.none() | st.integers(1, 100),
+    ),
+    max_size=25,
+)
+
+
+def book(connection: apsw.Connection, moves: list[Any], number: int, now_ms: int) -> int:
+    """Book what the rules allow; (where each is to be ended by a post of a part of it, or a void); the time afterwards."""
+    for (debit, credit), kind, amount, pause_ms, part in moves:
+        now_ms += pause_ms
+        number += 2
+        held = replace(transfer(number, kind, debit, credit, amount), create_time_ms=now_ms, purpose=Purpose.DEPOSIT)
+        with suppress(Refused), connection:
+            store.post(connection, [held])
+            if kind is TransferKind.PENDING and part is not None:
+                posts = part <= amount
+                end = TransferKind.POST_PENDING if posts else TransferKind.VOID_PENDING
+                ended = transfer(number + 1, end, debit, credit, part if posts else amount, held.transfer_id)
+                store.post(connection, [replace(ended, create_time_ms=now_ms)])
+    return now_ms
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    moves=MOVES,
+    later=MOVES,
+    times=st.tuples(st.none() | st.integers(0, 60), st.none() | st.integers(0, 60)),
+    page=st.integers(1, 7),
+)
+def test_a_statement_is_the_sum_of_its_transfers(
+    moves: list[Any], later: list[Any], times: tuple[int | None, int | None], page: int
+) -> None:
+    """Whatever pages it is read in, and whatever is booked between two of them."""
+    connection = open_ledger()
+    now_ms = book(connection, moves, 0, 0)
+    account = store.find_account(connection, "customer:a")
+    assert account is not None
+    from_ms, until_ms = times
+    if from_ms is not None and until_ms is not None and from_ms > until_ms:
+        from_ms, until_ms = until_ms, from_ms
+    rows = connection.execute(
+        "SELECT create_time_ms, CASE WHEN credit_account_id = 'customer:a' THEN amount_msat ELSE -amount_msat END"
+        " FROM transfer WHERE kind IN (1, 3) AND 'customer:a' IN (credit_account_id, debit_account_id) ORDER BY number"
+    ).fetchall()
+    before = sum(change for ms, change in rows if from_ms is not None and ms < from_ms)
+    changes = [c for ms, c in rows if (from_ms is None or ms >= from_ms) and (until_ms is None or ms < until_ms)]
+    statement = find_statement(connection, account, from_ms, until_ms)
+    assert (statement.opening_msat, statement.closing_msat) == (before, before + sum(changes))
+    lines: list[Line] = []
+    after, balance_msat = 0, statement.opening_msat
+    while found := list_lines(connection, statement, after, balance_msat, page):
+        lines += found
+        after, balance_msat = found[-1].transfer.number, found[-1].balance_msat
+        now_ms = book(connection, later, 1_000 * len(lines), now_ms)
+    assert [line.change_msat for line in lines] == changes
+    assert [line.balance_msat for line in lines] == list(accumulate(changes, initial=before))[1:]
+    assert verify(connection).violations == []

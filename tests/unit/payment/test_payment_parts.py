@@ -1,4 +1,4 @@
-"""The small pure parts: transfers of a payment, receipts, reading invoices, the simulated node's words, enums of the API."""
+"""The small pure parts: transfers of a payment, receipts, reading invoices, enums of the API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from services.payment.domain.invoice import amount_to_pay_msat, read_invoice
 from services.payment.domain.ledger import net_deltas
 from services.payment.domain.model import Payment, PaymentState, Reason, Refused, TransferKind
 from services.payment.domain.receipt import derived_request_id, receipt_tags
-from services.payment.node.behaviour import Behaviour, Plan, fee_msat_of, plan_of
 from services.payment.store import sagas
 from support.settlement import payment_request
 
@@ -98,6 +97,16 @@ def test_a_failure_frees_what_was_held_at_that_point() -> None:
     assert totals(hold, *transfers.release(free, 2))["customer:a"] == (0, 0)
 
 
+@pytest.mark.parametrize(("settled", "payer", "payee"), [(True, -1_000, 1_000), (False, 0, 0)])
+def test_what_is_held_for_a_payee_is_moved_or_freed(settled: bool, payer: int, payee: int) -> None:
+    hold = transfers.hold(PAYMENT, 1)
+    held = (hold, *transfers.hold_for_payee(PAYMENT, "customer:b", 2))
+    assert totals(*held) == {"customer:a": (-1_000, 1_000), "customer:b": (0, 1_000), "node:lightning": (0, 0)}
+    flying = replace(PAYMENT, state=PaymentState.IN_FLIGHT, internal=True, payee_account_id="customer:b")
+    end = (transfers.post_held(flying, 3),) if settled else transfers.release(flying, 3)
+    assert totals(*held, *end) == {"customer:a": (payer, 0), "customer:b": (payee, 0), "node:lightning": (0, 0)}
+
+
 def test_derived_ids_are_the_same_for_every_attempt() -> None:
     assert derived_request_id("p", "hold") == derived_request_id("p", "hold")
     assert len({derived_request_id("p", step) for step in ("hold", "post", "void", "sign_receipt")}) == 4
@@ -110,33 +119,13 @@ def test_receipts_say_when_no_bitcoin_moved() -> None:
     assert "simulated" in [tag[0] for tag in receipt_tags(replace(PAYMENT, simulated=True), "a1" * 32, "")]
 
 
-@pytest.mark.parametrize(
-    ("description", "plan"),
-    [
-        ("coffee", Plan()),
-        ("simulated:fail", Plan(behaviour=Behaviour.FAIL)),
-        ("a simulated:hang b", Plan(behaviour=Behaviour.HANG)),
-        ("simulated:delay=1500 simulated:fee=7", Plan(delay_ms=1_500, fee_msat=7)),
-        ("simulated:delay=999999999", Plan(delay_ms=3_600_000)),
-        ("simulated:delay=-1 simulated:fee= simulated:unknown xsimulated:fail", Plan()),
-    ],
-)
-def test_the_simulated_node_reads_its_words(description: str, plan: Plan) -> None:
-    assert plan_of(description) == plan
-
-
-def test_the_simulated_fee() -> None:
-    assert fee_msat_of(Plan(), 100_000) == 1_100
-    assert fee_msat_of(Plan(fee_msat=0), 100_000) == 0
-
-
 def test_invoices_are_read() -> None:
     now_s = int(time.time())
     text = payment_request(amount_msat=None, description="tea", create_time_s=now_s, expiry_s=60)
-    invoice = read_invoice(text.upper())
+    invoice = read_invoice(text.upper(), "bcrt")
     assert (invoice.payment_request, invoice.description) == (text, "tea")
     assert invoice.expire_time_ms == (now_s + 60) * 1_000
     assert amount_to_pay_msat(invoice, 5) == 5
     with pytest.raises(Refused) as caught:
-        read_invoice(text[:-1] + ("q" if text[-1] != "q" else "p"))
+        read_invoice(text[:-1] + ("q" if text[-1] != "q" else "p"), "bcrt")
     assert caught.value.reason is Reason.PAYMENT_REQUEST_INVALID

@@ -86,17 +86,21 @@ def rules_of_inbound(rendered: WorkloadResources) -> Any:
 def test_callers_may_call_what_the_manifest_says_and_ask_for_health() -> None:
     rendered = workload("invoice-0")
     assert rules_of_inbound(rendered) == {"action": "ALLOW"}, "what no route allows is denied"
-    payment, gateway = "spiffe://nip.mesh/service/payment", "spiffe://nip.mesh/gateway"
+    nip, payment = "spiffe://nip.mesh/service/nip", "spiffe://nip.mesh/service/payment"
+    gateway = "spiffe://nip.mesh/gateway"
     paths = {path for path, callers in admitted(rendered).items() if payment in callers}
     settlement = "/nipmesh.invoice.v1.InvoiceSettlementService/"
     assert paths == {
         f"{settlement}LockInvoice",
         f"{settlement}CommitInvoice",
+        f"{settlement}GetHold",
+        f"{settlement}FindInvoice",
         f"{settlement}ReleaseInvoice",
         "/grpc.health.v1.Health/Check",
     }
     assert admitted(rendered)[f"{settlement}LockInvoice"] == [payment]
-    assert admitted(rendered)["/grpc.health.v1.Health/Check"] == [gateway, payment]
+    assert admitted(rendered)["/grpc.health.v1.Health/Check"] == [gateway, nip, payment]
+    assert admitted(rendered)["/nipmesh.invoice.v1.WalletInvoiceService/CreateInvoiceFor"] == [nip]
 
 
 def test_a_service_without_callers_lets_nobody_in() -> None:
@@ -113,17 +117,20 @@ def test_a_service_without_callers_lets_nobody_in() -> None:
 
 def test_roles_stand_in_the_routes_of_the_gateway() -> None:
     routes = named(workload("gateway").routes, "gateway")["virtual_hosts"][0]["routes"]
+    operators = ("LedgerService", "PaymentOperatorService", "SagaService", "SimulatedNetworkService")
     for route in routes:
         rules = route.get("typed_per_filter_config", {}).get("envoy.filters.http.rbac")
-        assert (rules is not None) == ("LedgerService" in route["name"]), route["name"]
+        assert (rules is not None) == any(f".{name}/" in route["name"] for name in operators), route["name"]
         assert rules is None or "'exact': 'operator'" in str(rules)
     assert sum("LedgerService" in route["name"] for route in routes) > 3
 
 
 def test_a_sidecar_knows_its_own_dependencies_and_nothing_else() -> None:
-    outbound = [cluster.name for cluster in workload("invoice-0").clusters if cluster.name.startswith("outbound_")]
-    assert outbound == ["outbound_payment"]
-    assert [endpoints.name for endpoints in workload("nip-0").endpoints] == []
+    services = {"nip", "invoice", "payment"}
+    for service in services:
+        clusters = workload(f"{service}-0").clusters
+        outbound = {cluster.name for cluster in clusters if cluster.name.startswith("outbound_")}
+        assert outbound == {f"outbound_{other}" for other in services - {service}}
 
 
 def test_replicas_out_of_rotation_are_no_endpoints() -> None:

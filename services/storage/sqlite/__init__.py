@@ -1,0 +1,1 @@
+"""The SQLite engine: one file, shared by the replicas of a service on one host."""
