@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import grpc
+import uvloop
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -71,7 +72,8 @@ def run(service: ServiceDefinition[Any]) -> None:
     provider = telemetry.make_tracer_provider(settings)
     telemetry.install(provider)
     try:
-        code = asyncio.run(_main(service, settings, provider))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(_main(service, settings, provider))
     except StartError as error:
         sys.stderr.write(f"error: {error}\n")
         code = 2

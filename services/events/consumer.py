@@ -42,6 +42,7 @@ from services.events.parking import (
     unpark,
     waiting_subjects,
 )
+from services.events.pausing import rest_s
 from services.events.verdicts import check_deliveries, check_delivery, check_schema, reason_of, text_of
 from services.storage.database import Database
 from services.storage.inbox import receive
@@ -55,8 +56,6 @@ BATCH_EVENTS_MAX: Final = 256
 """Events per transaction, at best."""
 RETRY_DELAYS_S: Final = (1.0, 5.0, 30.0, 120.0, 600.0, 1_800.0, 3_600.0)
 """Pauses before the second, third, … attempt, counted from the one before; after the last attempt an event is a dead letter: 1 h 42 min."""
-GATHER_S: Final = 0.05
-"""Pause after a batch that was not full: what arrives meanwhile is one transaction."""
 ALONE_DELIVERIES: Final = 3
 """An event that was delivered more often is handled by itself: what else was in its batch is not held up by it."""
 PAUSE_S: Final = 0.1
@@ -177,10 +176,12 @@ class Consumer:
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret
                 pause_s = min(2 * pause_s, PAUSE_S_MAX)
                 continue
-            if deliveries:
-                await self._deal_with(inflow, deliveries)
-            if 0 < len(deliveries) < self._terms.batch_events_max:
-                await asyncio.sleep(GATHER_S)
+            if not deliveries:
+                continue
+            start_s = time.monotonic()
+            await self._deal_with(inflow, deliveries)
+            if len(deliveries) < self._terms.batch_events_max:
+                await asyncio.sleep(rest_s(time.monotonic() - start_s))
 
     async def _deal_with(self, inflow: Inflow, deliveries: Sequence[Delivery]) -> None:
         """Handle or park all, then acknowledge them. While the database is away they are ours, and stay unacknowledged."""

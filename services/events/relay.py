@@ -35,6 +35,7 @@ from services.events.outbox import (
     store_progress,
 )
 from services.events.parking import OUTBOX, Failure, ParkReason, park
+from services.events.pausing import rest_s
 from services.storage.database import Database
 from services.storage.events import Event, events_after
 from services.storage.sequence import newest_sequence
@@ -46,9 +47,6 @@ RETRY_S: Final = 0.1
 """Pause after the first failure of the bus; it doubles."""
 RETRY_S_MAX: Final = 5.0
 """Longest pause."""
-GATHER_S: Final = 0.05
-"""Pause after something was published: what is committed meanwhile goes in one batch, with one write of the position. Under load each
-commit would make a batch otherwise, and the relay write as often as the service."""
 LOOK_S: Final = 5.0
 """With nothing to publish the relay looks this often whether the bus was connected anew."""
 
@@ -112,11 +110,11 @@ class Leader:
         while True:
             try:
                 await self._check_tail()
-                busy = await self._publish_new()
-                busy = await self._replay() or busy
+                start_s = time.monotonic()
+                busy = await self._publish_some()
                 pause_s, self._error = RETRY_S, ""
                 if busy:
-                    await asyncio.sleep(GATHER_S)
+                    await asyncio.sleep(rest_s(time.monotonic() - start_s))
                 else:
                     await changes.wait(timeout_s=LOOK_S)
             except (BusUnavailableError, ServiceError) as error:
@@ -134,34 +132,38 @@ class Leader:
                 _log.warning("events wait in the outbox", error=str(error), behind=behind)
         self._error = str(error)
 
-    async def _publish_new(self) -> bool:
-        """Publish all that is not yet; False when there was nothing."""
-        state = await self._database.read(read_state)
-        events = await self._read(state.published_sequence)
-        found = bool(events)
+    async def _publish_some(self) -> bool:
+        """Publish all that is not yet, and a part of what is to be published again; False when there was nothing."""
+        state, events = await self._database.read(_unpublished)
+        if events:
+            await self._publish_new(events, state)
+        self._metrics.now_behind(0, None)
+        return await self._replay(state) or bool(events)
+
+    async def _publish_new(self, events: list[Event], state: OutboxState) -> None:
+        """Publish these and what follows them; while there is a lot, the next are read meanwhile."""
         storing: asyncio.Task[None] | None = None
         try:
             while events:
-                following = asyncio.create_task(self._read(events[-1].sequence))
+                full = len(events) == READ_EVENTS_MAX
+                following = asyncio.create_task(self._read(events[-1].sequence)) if full else None
                 try:
                     receipt = await self._publish(events, state)
                     if storing is not None:
                         await storing
                     storing = asyncio.create_task(self._store(events, receipt, state, replay=False))
-                    events = await following
+                    events = await following if following is not None else []
                 finally:
-                    following.cancel()
+                    if following is not None:
+                        following.cancel()
             if storing is not None:
                 await storing
         finally:
             if storing is not None and not storing.done():
                 await asyncio.gather(storing, return_exceptions=True)
-        self._metrics.now_behind(0, None)
-        return found
 
-    async def _replay(self) -> bool:
+    async def _replay(self, state: OutboxState) -> bool:
         """Publish a part of what is to be published again; False when there is nothing."""
-        state = await self._database.read(read_state)
         if state.replay_sequence is None or state.replay_to_sequence is None:
             return False
         last = state.replay_to_sequence
@@ -254,6 +256,12 @@ class Leader:
             to_sequence=state.published_sequence,
         )
         await self._write(Progress(published_sequence=min(sequence, state.published_sequence)))
+
+
+def _unpublished(connection: Connection) -> tuple[OutboxState, list[Event]]:
+    """How far it is, and the first events after that."""
+    state = read_state(connection)
+    return state, events_after(connection, state.published_sequence, limit=READ_EVENTS_MAX)
 
 
 def _behind(connection: Connection) -> tuple[int, int | None]:

@@ -17,7 +17,7 @@ from services.events.cloud_event import CloudEvent
 from services.events.leases import Leasing
 from services.events.operations import list_dead_letters, outbox_status, replay_outbox
 from services.events.outbox import event_id_of, read_state, sequence_of
-from services.events.relay import run_outbox_relay
+from services.events.relay import READ_EVENTS_MAX, run_outbox_relay
 from services.storage.database import Database
 from services.storage.events import KEPT_MS, UNPUBLISHED_KEPT_MS, append_event, remove_old_events
 from services.storage.places import Place
@@ -242,6 +242,14 @@ async def test_killed_between_publishing_and_noting_it_goes_on_behind_what_is_th
         await until(lambda: _is(published(database), 300))
     assert registry.get_sample_value("nipmesh_events_published_total") == 0  # the stream's tail said it
     assert numbers(await in_stream(bus, 300)) == list(range(1, 301))
+
+
+@pytest.mark.parametrize("count", [READ_EVENTS_MAX, READ_EVENTS_MAX + 1])
+async def test_a_full_read_is_followed_by_another(database: Database, bus: EventBus, count: int) -> None:
+    await database.write(lambda connection: append(connection, range(count)))
+    async with relaying(database, bus):
+        await until(lambda: _is(published(database), count))
+    assert numbers(await in_stream(bus, count)) == list(range(1, count + 1))
 
 
 class Forgetful(Breath):
