@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import support.forking  # noqa: F401  # before all that imports grpc
 from benchmarks.walk import steps
 from support.ending import pytest_sessionstart as pytest_sessionstart
 from support.postgresql import Server, running_server
