@@ -110,13 +110,12 @@ class Leader:
         while True:
             try:
                 await self._check_tail()
-                start_s = time.monotonic()
-                busy = await self._publish_some()
+                rest = await self._publish_some()
                 pause_s, self._error = RETRY_S, ""
-                if busy:
-                    await asyncio.sleep(rest_s(time.monotonic() - start_s))
-                else:
+                if rest is None:
                     await changes.wait(timeout_s=LOOK_S)
+                else:
+                    await asyncio.sleep(rest)
             except (BusUnavailableError, ServiceError) as error:
                 await self._failed(error)
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret
@@ -132,13 +131,19 @@ class Leader:
                 _log.warning("events wait in the outbox", error=str(error), behind=behind)
         self._error = str(error)
 
-    async def _publish_some(self) -> bool:
-        """Publish all that is not yet, and a part of what is to be published again; False when there was nothing."""
+    async def _publish_some(self) -> float | None:
+        """Publish all that is not yet, and a part of what is to be published again.
+
+        Seconds to rest before the next time: as the new events took, for a replay is in full batches; None when there was nothing.
+        """
+        start_s = time.monotonic()
         state, events = await self._database.read(_unpublished)
         if events:
             await self._publish_new(events, state)
+        rest = rest_s(time.monotonic() - start_s)
         self._metrics.now_behind(0, None)
-        return await self._replay(state) or bool(events)
+        replayed = await self._replay(state)
+        return rest if events or replayed else None
 
     async def _publish_new(self, events: list[Event], state: OutboxState) -> None:
         """Publish these and what follows them; while there is a lot, the next are read meanwhile."""
