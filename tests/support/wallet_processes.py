@@ -49,9 +49,9 @@ class WalletProcesses(PaymentMesh):
             await self.nips[1].end()
         await super().stop()
 
-    async def wallets(self, method: str, request: Any, user: str) -> Any:
-        """One call of WalletConnectService, at a living replica."""
-        living = next(nip for nip in self.nips if nip.alive)
+    async def wallets(self, method: str, request: Any, user: str, *, nip: Process | None = None) -> Any:
+        """One call of WalletConnectService, at this replica or a living one."""
+        living = nip or next(nip for nip in self.nips if nip.alive)
         async with grpc.aio.insecure_channel(f"unix:{living.socket}") as channel:
             call = getattr(WalletConnectServiceStub(channel), method)
             return await call(request, metadata=as_user(user), timeout=15)

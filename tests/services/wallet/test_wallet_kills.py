@@ -9,7 +9,7 @@ from nipmesh.nip.v1 import wallet_connect_service_pb2 as pb
 from services.chassis.failpoints import EXIT_CODE
 from support.folders import short_folder
 from support.nostr_relay import NostrRelay
-from support.payment_mesh import request_id
+from support.payment_mesh import Process, request_id
 from support.wallet_connect import ALICE, BOB, app_of, terms
 from support.wallet_processes import WalletProcesses, wallet_processes
 
@@ -46,7 +46,7 @@ async def _paid_while_killed(mesh: WalletProcesses) -> None:
     made = await mesh.wallets("CreateWalletConnection", request, ALICE)
     async with app_of(made.uri) as app:
         assert (await app.ask("get_info"))["error"] is None
-        killing = asyncio.create_task(_kill(mesh))
+        killing = asyncio.create_task(_kill(mesh, alices))
         events = []
         while not killing.done() and len(events) < PAYMENTS_MAX:
             text = await mesh.create_invoice(BOB, bobs, AMOUNT_MSAT)
@@ -66,10 +66,11 @@ async def _paid_while_killed(mesh: WalletProcesses) -> None:
     assert other.balance_msat == paid_msat
 
 
-async def _kill(mesh: WalletProcesses) -> None:
-    """Each at least once, one of two always alive: a NIP replica at the points of a payment, a payment replica in between."""
+async def _kill(mesh: WalletProcesses, account_id: str) -> None:
+    """Each at least once, one of two always listening: a NIP replica at the points of a payment, a payment replica in between."""
     for number, point in enumerate(POINTS):
         victim, other = mesh.nips[number % 2], mesh.replicas[number % 2]
+        await _listening(mesh, mesh.nips[1 - number % 2], account_id)
         await victim.end()
         await victim.start(NIPMESH_FAILPOINT=point)
         await other.end()
@@ -78,3 +79,12 @@ async def _kill(mesh: WalletProcesses) -> None:
         async with asyncio.timeout(DEATH_SECONDS_MAX):
             assert await victim.process.wait() == EXIT_CODE, point
         await victim.start()
+
+
+async def _listening(mesh: WalletProcesses, nip: Process, account_id: str) -> None:
+    """Return once a replica hears what is asked of all wallets: until then it serves, and what no other hears is lost at the relay.
+
+    That is what it waits for before it gives out the URI of a new connection.
+    """
+    request = pb.CreateWalletConnectionRequest(request_id=request_id(), account_id=account_id, terms=terms())
+    await mesh.wallets("CreateWalletConnection", request, ALICE, nip=nip)
