@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 import support.forking  # noqa: F401  # before all that imports grpc
@@ -14,6 +15,9 @@ from benchmarks.walk import steps
 from support.ending import pytest_sessionstart as pytest_sessionstart
 from support.postgresql import Server, running_server
 from support.wheel import Installed, build, build_environment, copied_sources, installed
+
+hypothesis.settings.register_profile("house", deadline=None)  # how long an example takes says how busy the machine is
+hypothesis.settings.load_profile("house")
 
 
 @pytest.hookimpl(tryfirst=True)
