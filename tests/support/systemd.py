@@ -119,6 +119,8 @@ def machine() -> Iterator[Machine]:
     if os.geteuid() != 0:
         raise CannotBootError("namespaces with mounts need root")
     folders = dict.fromkeys(str(Path(path).resolve()) for path in (REPOSITORY, sys.prefix, sys.base_prefix))
+    if any(Path(folder).is_relative_to(hidden) for folder in folders for hidden in ("/tmp", "/var/tmp")):
+        raise CannotBootError("the units have a /tmp of their own (PrivateTmp): they see no checkout that lies there")
     with tempfile.TemporaryDirectory(prefix="nms-") as base, tempfile.NamedTemporaryFile() as log:
         command = [
             *end_with_parent(),
