@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from typing import Final
@@ -23,7 +24,7 @@ from services.nip.keys import Keys
 from services.nip.life_store import LifeStore
 from services.nip.passwords import PasswordWork
 from services.nip.remote_signer import servicer as remote_signer_servicer
-from services.nip.remote_signer.composition import add_remote_signer
+from services.nip.remote_signer.composition import serving_remote_signer
 from services.nip.servicer import NipServicer
 from services.nip.settings import NipSettings
 from services.nip.store import DATABASE_NAME, MIGRATIONS, NipStore
@@ -60,14 +61,15 @@ async def nip(app: Application[NipSettings]) -> AsyncIterator[None]:
             nip_servicer = NipServicer(keys, life, verifier, await PageTokens.open(database))
             add_authentication(app, database, keyring, keys, issuer)
             app.add(nip_service_pb2_grpc.add_NipServiceServicer_to_server, nip_servicer, _SERVICES["NipService"])
-            await add_remote_signer(app, database, keyring, keys)
             add_event_service(app, events, await PageTokens.open(database))
             app.spawn(run_sweeper(database), name="sweeper")
             app.spawn(run_key_sweeper(keys, life_store), name="key sweeper")
             async with (
-                serving_wallets(app, database, keys, events),
+                serving_remote_signer(app, database, keyring, keys) as signer,
+                serving_wallets(app, database, keys, events) as wallets,
                 open_zaps(app, events, keyring, keys),
             ):
+                await asyncio.gather(signer.listen_everywhere(), wallets.listen_everywhere())
                 yield
 
 

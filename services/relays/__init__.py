@@ -18,7 +18,7 @@ from services.relays.metrics import RelayMetrics
 from services.relays.options import Authenticator, RelayOptions
 from services.relays.outcome import Outcome, OutcomeKind
 from services.relays.pool import RelayPool
-from services.relays.subscription import Subscription, TooManyRelaysError, any_following
+from services.relays.subscription import Subscription, TooManyRelaysError, all_following, any_following
 
 __all__ = [
     "AddressRefusedError",
@@ -31,5 +31,6 @@ __all__ = [
     "RelayPool",
     "Subscription",
     "TooManyRelaysError",
+    "all_following",
     "any_following",
 ]

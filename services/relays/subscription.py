@@ -43,6 +43,11 @@ async def any_following(subscriptions: Iterable[Subscription], timeout_s: float)
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
+async def all_following(subscriptions: Iterable[Subscription], timeout_s: float) -> bool:
+    """Wait until each of these has a relay that sends what is new, see Subscription.following; False when one has none in time."""
+    return all(await asyncio.gather(*(one.following(timeout_s) for one in subscriptions)))
+
+
 class Subscription:
     """An endless async iterator of (relay, event), ended by `close` or by the pool's end."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 from nipmesh.nip.v1 import remote_signer_service_pb2, remote_signer_service_pb2_grpc
@@ -25,32 +26,16 @@ from services.storage.pages import PageTokens
 _SERVICE: Final = remote_signer_service_pb2.DESCRIPTOR.services_by_name["RemoteSignerService"]
 
 
-async def add_remote_signer(app: Application[NipSettings], database: Database, keyring: Keyring, keys: Keys) -> None:
-    """Serve apps, by calls and over relays."""
+@asynccontextmanager
+async def serving_remote_signer(
+    app: Application[NipSettings], database: Database, keyring: Keyring, keys: Keys
+) -> AsyncIterator[Worker]:
+    """Serve apps, by calls and over relays. The connections to relays end last: calls that drain may still have answers to publish."""
     settings = app.settings
     replica = f"{settings.replica}-{os.getpid()}-{new_id()}"
     signer_keys, limits = SignerKeys(keys), Limits(settings.signer_requests_per_second)
     handler = Handler(database, keys, signer_keys, replica=replica, auth_url=settings.signer_auth_url)
-    metrics = SignerMetrics.register(app.registry)
-    worker = Worker(database, handler, signer_keys, limits, metrics, replica=replica)
-    connecting = Connecting(database, keys, signer_keys, keyring, settings.signer_relay_urls)
-    servicer = RemoteSignerServicer(
-        database,
-        connecting,
-        handler,
-        worker,
-        limits,
-        await PageTokens.open(database),
-        app.draining,
-        replica=replica,
-    )
-    app.add(remote_signer_service_pb2_grpc.add_RemoteSignerServiceServicer_to_server, servicer, _SERVICE)
-    app.spawn(_serve_relays(app, worker), name="remote signer")
-
-
-async def _serve_relays(app: Application[NipSettings], worker: Worker) -> None:
-    """The worker with its connections to relays, until the replica drains."""
-    settings = app.settings
+    worker = Worker(database, handler, signer_keys, limits, SignerMetrics.register(app.registry), replica=replica)
     options = RelayOptions(
         private_allowed=settings.signer_private_relays,
         trusted_relays=frozenset(settings.signer_relay_urls),
@@ -60,5 +45,18 @@ async def _serve_relays(app: Application[NipSettings], worker: Worker) -> None:
     metrics = RelayMetrics.register(app.registry, "nip46_relay")
     # Two sockets to each relay: what comes in does not wait for what goes out.
     async with RelayPool(options, metrics=metrics) as publishing, RelayPool(options, metrics=metrics) as listening:
-        await worker.run(listening, publishing, app.draining)
-        await asyncio.Event().wait()  # calls that drain may still have answers to publish
+        worker.use(listening, publishing)
+        connecting = Connecting(database, keys, signer_keys, keyring, settings.signer_relay_urls)
+        servicer = RemoteSignerServicer(
+            database,
+            connecting,
+            handler,
+            worker,
+            limits,
+            await PageTokens.open(database),
+            app.draining,
+            replica=replica,
+        )
+        app.add(remote_signer_service_pb2_grpc.add_RemoteSignerServiceServicer_to_server, servicer, _SERVICE)
+        app.spawn(worker.run(app.draining), name="remote signer")
+        yield worker

@@ -29,7 +29,7 @@ from services.nip.remote_signer.listening import Directory
 from services.nip.remote_signer.signer_keys import KIND_REMOTE_SIGNING, SignerKeys
 from services.nostr.event import Event, MalformedEventError
 from services.nostr.event_json import event_of_json
-from services.relays import RelayPool, Subscription, TooManyRelaysError, any_following
+from services.relays import RelayPool, Subscription, TooManyRelaysError, all_following, any_following
 from services.storage.database import Database
 
 WINDOW_SECONDS: Final = 600
@@ -39,7 +39,7 @@ REQUESTS_MAX: Final = 256
 PAUSE_S: Final = 0.05
 """Between two looks at the connections: each answer is a commit, and few commits change connections."""
 FOLLOW_S: Final = 2.0
-"""So long may a relay take before the URI for it is given out all the same."""
+"""So long may a relay take before the URI for it is given out, or the replica serves, all the same."""
 LOOK_S: Final = 5.0
 """Connections are looked at so often, too, when nothing is committed: their time may be over."""
 CONNECTIONS_READ_MAX: Final = 500
@@ -79,7 +79,7 @@ class SignerMetrics:
 
 
 class Worker:
-    """One replica's part. `run` is its task."""
+    """One replica's part: `use` gives it the pools, `run` is its task."""
 
     def __init__(
         self,
@@ -107,9 +107,12 @@ class Worker:
         self._publishing: RelayPool | None = None
         self._looking = asyncio.Lock()
 
-    async def run(self, listening: RelayPool, publishing: RelayPool, draining: Draining) -> None:
-        """Serve until the replica drains, then end what was begun."""
+    def use(self, listening: RelayPool, publishing: RelayPool) -> None:
+        """Listen and publish with these: they are made after the worker, which they ask for proofs."""
         self._pool, self._publishing = listening, publishing
+
+    async def run(self, draining: Draining) -> None:
+        """Serve until the replica drains, then end what was begun."""
         tasks = [asyncio.create_task(part) for part in (self._follow(), self._sweep(), self._forget(), draining.wait())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -124,10 +127,13 @@ class Worker:
         if self._running:
             await asyncio.wait(self._running, timeout=DRAIN_S)
 
+    async def listen_everywhere(self) -> None:
+        """Wait until all connections are listened for, at most FOLLOW_S: a replica that served before could be the only one, and deaf."""
+        await self._look_if_possible()
+        await all_following([subscription for subscription, _ in self._subscriptions.values()], FOLLOW_S)
+
     async def listen_at(self, relays: Iterable[str]) -> None:
         """Wait until a new connection is listened for at one of its relays: what an app sends before is lost. At most FOLLOW_S."""
-        if self._pool is None:
-            return
         await self._look()
         found = (self._subscriptions.get(relay) for relay in relays)
         await any_following([known[0] for known in found if known is not None], FOLLOW_S)
@@ -148,12 +154,16 @@ class Worker:
         """Listen where the connections in the database want it."""
         changes = self._database.changes()
         while True:
-            try:
-                await self._look()
-            except ServiceError as error:
-                _log.warning("connections were not read", problem=str(error))
+            await self._look_if_possible()
             await asyncio.sleep(PAUSE_S)
             await changes.wait(timeout_s=LOOK_S)
+
+    async def _look_if_possible(self) -> None:
+        """Look now; the next look comes soon when the database is busy."""
+        try:
+            await self._look()
+        except ServiceError as error:
+            _log.warning("connections were not read", problem=str(error))
 
     async def _look(self) -> None:
         """Read what has changed, and listen accordingly."""
@@ -179,7 +189,7 @@ class Worker:
 
     def _listen(self, relay: str) -> None:
         """Ask a relay for the events of its connections, no more and no less."""
-        assert self._pool is not None, "set where it begins to run"
+        assert self._pool is not None, "given by `use`"
         filters, left_out = self._directory.filters(relay, int(time.time()) - WINDOW_SECONDS)
         if left_out:
             _log.error("too many connections at one relay", relay=relay, left_out=left_out)
@@ -233,7 +243,7 @@ class Worker:
 
     async def _publish(self, recorded: Recorded) -> None:
         """Send a recorded answer to the relays of its connection; note when one of them has it."""
-        assert self._publishing is not None, "set where it begins to run"
+        assert self._publishing is not None, "given by `use`"
         if recorded.answer is None:
             return
         connection = await self._connection(recorded)

@@ -13,7 +13,15 @@ from services.nip.domain.nip47.words import REQUEST_KIND
 from services.nip.wallet.engine import Delivery, Engine
 from services.nip.wallet.store import heard_connections
 from services.nostr.event import Event
-from services.relays import Filter, OutcomeKind, RelayPool, Subscription, TooManyRelaysError, any_following
+from services.relays import (
+    Filter,
+    OutcomeKind,
+    RelayPool,
+    Subscription,
+    TooManyRelaysError,
+    all_following,
+    any_following,
+)
 from services.storage.database import Database
 
 KEYS_PER_FILTER: Final = 1_000
@@ -23,7 +31,7 @@ FILTERS_MAX: Final = 10
 PUBLISH_S: Final = 4.0
 """How long a relay may take to say that it has an event; afterwards it is offered again."""
 FOLLOW_S: Final = 2.0
-"""So long may a relay take before the URI for it is given out all the same."""
+"""So long may a relay take before the URI for it is given out, or the replica serves, all the same."""
 LOOK_S_MAX: Final = 5.0
 """Longest wait between two looks for connections that were made or ended, on whatever replica."""
 LOOK_S_MIN: Final = 0.2
@@ -78,6 +86,11 @@ class Meeting:
             for reader in self._readers.values():
                 reader.cancel()
             await asyncio.gather(*self._readers.values(), return_exceptions=True)
+
+    async def listen_everywhere(self) -> None:
+        """Wait until all connections are listened for, at most FOLLOW_S: a replica that served before could be the only one, and deaf."""
+        await self.refresh()
+        await all_following(self._subscriptions.values(), FOLLOW_S)
 
     async def listen_at(self, relays: Iterable[str]) -> None:
         """Wait until a new connection is listened for at one of its relays: what an app sends before is lost. At most FOLLOW_S."""

@@ -47,7 +47,7 @@ def now_ms() -> int:
 @asynccontextmanager
 async def serving_wallets(
     app: Application[NipSettings], database: Database, keys: Keys, events: Events
-) -> AsyncIterator[None]:
+) -> AsyncIterator[Meeting]:
     """Serve WalletConnectService, listen at the relays, follow the mesh's events; at the drain give what is worked on back.
 
     Without a bus nobody is notified, and budgets are settled by asking alone. Raises StartError for settings that cannot be right.
@@ -70,7 +70,7 @@ async def serving_wallets(
         app.spawn(_sweep(database), name="wallet sweeper")
         events.consume(name=CONSUMER, types=TYPES, handle=Listener(now_ms).handle)
         try:
-            yield
+            yield meeting
         finally:
             await engine.stop()
 

@@ -9,7 +9,8 @@ from nipmesh.nip.v1 import wallet_connect_service_pb2 as pb
 from services.chassis.failpoints import EXIT_CODE
 from support.folders import short_folder
 from support.nostr_relay import NostrRelay
-from support.payment_mesh import Process, request_id
+from support.payment_mesh import request_id
+from support.relay import relay_before
 from support.wallet_connect import ALICE, BOB, app_of, terms
 from support.wallet_processes import WalletProcesses, wallet_processes
 
@@ -20,6 +21,8 @@ PAUSE_SECONDS = 1.1
 """Fewer than the 60 requests a minute that an app may make, however long the killing takes."""
 DEATH_SECONDS_MAX = 30
 """How long a replica may take until it comes to where it is to die: it starts in two seconds, and payments come all the time."""
+LATE_S = 0.7
+"""Longer than an app takes to ask; shorter than a replica waits before it serves."""
 EVERY_POINT = (
     "wallet_accept.done",
     "wallet_reserve.done",
@@ -37,6 +40,22 @@ async def test_paying_while_replicas_are_killed(relay: NostrRelay) -> None:
             await _paid_while_killed(mesh)
 
 
+async def test_a_replica_that_serves_hears_what_is_asked_for(relay: NostrRelay) -> None:
+    """Relays do not store requests: the last other replica may die as soon as this one serves, also when a relay is slow to hear of it."""
+    with short_folder() as folder:
+        async with relay_before(relay.url, late_s=LATE_S) as late, wallet_processes(folder, late) as mesh:
+            request = pb.CreateWalletConnectionRequest(
+                request_id=request_id(), account_id=await mesh.open_account(ALICE), terms=terms()
+            )
+            made = await mesh.wallets("CreateWalletConnection", request, ALICE)
+            async with app_of(made.uri, relay.url) as app:
+                for nip, other in (mesh.nips, reversed(mesh.nips)):
+                    await nip.end()
+                    await nip.start()
+                    await other.end()
+                    assert (await app.ask("get_info"))["error"] is None
+
+
 async def _paid_while_killed(mesh: WalletProcesses) -> None:
     funds_msat = PAYMENTS_MAX * AMOUNT_MSAT
     alices, bobs = await mesh.open_account(ALICE, funds_msat), await mesh.open_account(BOB)
@@ -46,7 +65,7 @@ async def _paid_while_killed(mesh: WalletProcesses) -> None:
     made = await mesh.wallets("CreateWalletConnection", request, ALICE)
     async with app_of(made.uri) as app:
         assert (await app.ask("get_info"))["error"] is None
-        killing = asyncio.create_task(_kill(mesh, alices))
+        killing = asyncio.create_task(_kill(mesh))
         events = []
         while not killing.done() and len(events) < PAYMENTS_MAX:
             text = await mesh.create_invoice(BOB, bobs, AMOUNT_MSAT)
@@ -66,11 +85,10 @@ async def _paid_while_killed(mesh: WalletProcesses) -> None:
     assert other.balance_msat == paid_msat
 
 
-async def _kill(mesh: WalletProcesses, account_id: str) -> None:
+async def _kill(mesh: WalletProcesses) -> None:
     """Each at least once, one of two always listening: a NIP replica at the points of a payment, a payment replica in between."""
     for number, point in enumerate(POINTS):
         victim, other = mesh.nips[number % 2], mesh.replicas[number % 2]
-        await _listening(mesh, mesh.nips[1 - number % 2], account_id)
         await victim.end()
         await victim.start(NIPMESH_FAILPOINT=point)
         await other.end()
@@ -79,12 +97,3 @@ async def _kill(mesh: WalletProcesses, account_id: str) -> None:
         async with asyncio.timeout(DEATH_SECONDS_MAX):
             assert await victim.process.wait() == EXIT_CODE, point
         await victim.start()
-
-
-async def _listening(mesh: WalletProcesses, nip: Process, account_id: str) -> None:
-    """Return once a replica hears what is asked of all wallets: until then it serves, and what no other hears is lost at the relay.
-
-    That is what it waits for before it gives out the URI of a new connection.
-    """
-    request = pb.CreateWalletConnectionRequest(request_id=request_id(), account_id=account_id, terms=terms())
-    await mesh.wallets("CreateWalletConnection", request, ALICE, nip=nip)

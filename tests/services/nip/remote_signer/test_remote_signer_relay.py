@@ -319,6 +319,20 @@ async def test_an_app_is_heard_from_its_first_request_on(
             assert "result" in await app.sign()
 
 
+async def test_a_replica_that_serves_hears_what_is_asked_for(
+    replica: Callable[..., Any], relay: NostrRelay, stack: AsyncExitStack
+) -> None:
+    """Whoever restarts one replica after the other may end the last old one as soon as a new one serves."""
+    async with relay_before(relay.url, late_s=LATE_S) as late:
+        async with replica("r0", signer_relays=late) as channel:
+            owner = await owner_at(channel, relay)
+            bunker = BunkerUri.read((await owner.connection(allow(kind=1))).bunker_uri)
+            app = await stack.enter_async_context(running_app(relay.url, bunker.signer_pubkey))
+            await app.call("connect", bunker.signer_pubkey, bunker.secret)
+        async with replica("r1", signer_relays=late):
+            assert "result" in await app.sign()
+
+
 async def _greeted(relay: str, user: User) -> tuple[dict[str, Any], str]:
     """What an app waits for that does not know the signer yet."""
     from websockets.asyncio.client import connect
