@@ -167,7 +167,7 @@ def append_change(connection: Connection, invoice: Invoice, previous: State | No
     """Write the event of a change; return its sequence."""
     return append_event(
         connection,
-        kind=event_kind(invoice.state),
+        kind=event_kind(invoice.state, previous),
         subject=invoice.invoice_id,
         payload=change_payload(invoice, previous),
     )

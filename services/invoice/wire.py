@@ -16,6 +16,8 @@ NANOSECONDS_PER_MS: Final = 1_000_000
 MS_PER_SECOND: Final = 1_000
 KIND_PREFIX: Final = "nipmesh.invoice.v1."
 """CloudEvents types of changes; the state follows."""
+HELD_KIND: Final = f"{KIND_PREFIX}held"
+"""CloudEvents type of the one change without another state."""
 
 
 def timestamp_of_ms(time_ms: int) -> Timestamp:
@@ -117,8 +119,11 @@ def committed_message(invoice: Invoice) -> pb.CommitInvoiceResponse:
     )
 
 
-def event_kind(state: State) -> str:
-    """Return the CloudEvents type of a change to this state."""
+def event_kind(state: State, previous: State | None) -> str:
+    """Return the CloudEvents type of a change to this state; of one inside a state, which is that the owner may decide now."""
+    if state is previous:
+        assert state is State.ACCEPTED, "no other state has a change inside"
+        return HELD_KIND
     return f"{KIND_PREFIX}{state.name.lower()}"
 
 

@@ -17,6 +17,7 @@ from services.nip.authentication import servicer as authentication_servicer
 from services.nip.authentication.composition import add_authentication
 from services.nip.domain.keystore import SealBrokenError
 from services.nip.domain.token import TokenIssuer, TokenKeyError, TokenTerms
+from services.nip.following import CONSUMER, TYPES, Follower
 from services.nip.key_life import KeyLife
 from services.nip.key_sweeper import run_key_sweeper
 from services.nip.keyring import Keyring, WrongMasterKeyError, load_master_key
@@ -29,7 +30,8 @@ from services.nip.servicer import NipServicer
 from services.nip.settings import NipSettings
 from services.nip.store import DATABASE_NAME, MIGRATIONS, NipStore
 from services.nip.wallet import servicer as wallet_servicer
-from services.nip.wallet.serving import serving_wallets
+from services.nip.wallet.notifying import Listener
+from services.nip.wallet.serving import now_ms, serving_wallets
 from services.nip.zaps import servicer as zap_servicer
 from services.nip.zaps.composition import open_zaps
 from services.nostr.verification import Verifier
@@ -66,9 +68,11 @@ async def nip(app: Application[NipSettings]) -> AsyncIterator[None]:
             app.spawn(run_key_sweeper(keys, life_store), name="key sweeper")
             async with (
                 serving_remote_signer(app, database, keyring, keys) as signer,
-                serving_wallets(app, database, keys, events) as wallets,
-                open_zaps(app, events, keyring, keys),
+                serving_wallets(app, database, keys) as wallets,
+                open_zaps(app, database, keyring, keys) as receipts,
             ):
+                follower = Follower(receipts, Listener(now_ms))
+                events.consume(name=CONSUMER, types=TYPES, handle=follower.handle)
                 await asyncio.gather(signer.listen_everywhere(), wallets.listen_everywhere())
                 yield
 

@@ -14,7 +14,6 @@ from nipmesh.invoice.v1 import invoice_pb2
 from nipmesh.invoice.v1 import invoice_service_pb2 as invoices
 from nipmesh.payment.v1 import payment_pb2
 from nipmesh.payment.v1 import payment_service_pb2 as payments
-from services.events.cloud_event import CloudEvent
 from services.nip.domain.nip47 import results
 from services.nip.domain.nip47.connection import WalletConnection
 from services.nip.domain.nip47.words import Topic
@@ -24,17 +23,6 @@ from services.nip.wallet.tasks import Task, TaskKind, add_task, nudge
 from services.nip.wallet.transactions import transaction_of_invoice, transaction_of_payment
 from services.storage.database import Database
 from services.storage.sql import Connection
-
-CONSUMER: Final = "wallet"
-"""The consumer's name: all replicas share it."""
-TYPES: Final = (
-    "nipmesh.invoice.v1.settled",
-    "nipmesh.invoice.v1.accepted",
-    "nipmesh.payment.v1.succeeded",
-    "nipmesh.payment.v1.failed",
-    "nipmesh.payment.v1.refunded",
-)
-"""What it wants to hear."""
 
 _Invoice = invoice_pb2.Invoice
 _Payment = payment_pb2.Payment
@@ -48,15 +36,8 @@ class Listener:
         """`clock`: milliseconds since 1970."""
         self._clock = clock
 
-    def handle(self, connection: Connection, event: CloudEvent) -> None:
-        """Handle one event. Raises PayloadError."""
-        if event.type.startswith("nipmesh.payment."):
-            self._payment(connection, event.unpack(events_pb2.PaymentChanged), event.time_ms)
-        else:
-            self._invoice(connection, event.unpack(events_pb2.InvoiceChanged), event.time_ms)
-
-    def _payment(self, connection: Connection, changed: events_pb2.PaymentChanged, time_ms: int) -> None:
-        """A payment is final: the budget is settled, and who waits for it is told."""
+    def on_payment(self, connection: Connection, changed: events_pb2.PaymentChanged, time_ms: int) -> None:
+        """A payment is final: the budget is settled, and who waits for it is told; `time_ms` is when it was."""
         payment, now_ms = changed.payment, self._clock()
         row = store.find_spend_of_payment(connection, payment.request_id)
         if row is not None:
@@ -66,8 +47,8 @@ class Listener:
         if payment.state == _Payment.STATE_SUCCEEDED and changed.previous_state != payment.state:
             self._tell(connection, payment.account_id, Topic.PAYMENT_SENT, payment.payment_id, time_ms)
 
-    def _invoice(self, connection: Connection, changed: events_pb2.InvoiceChanged, time_ms: int) -> None:
-        """An invoice is paid, or its owner may decide from now on."""
+    def on_invoice(self, connection: Connection, changed: events_pb2.InvoiceChanged, time_ms: int) -> None:
+        """An invoice is paid, or its owner may decide from now on; `time_ms` is when that happened."""
         invoice = changed.invoice
         if invoice.state == _Invoice.STATE_SETTLED:
             self._tell(connection, invoice.account_id, Topic.PAYMENT_RECEIVED, invoice.invoice_id, time_ms)

@@ -13,7 +13,6 @@ from nipmesh.nip.v1.wallet_connect_service_pb2_grpc import add_WalletConnectServ
 from services.chassis.errors import ServiceError, StartError
 from services.chassis.logs import get_logger
 from services.chassis.service import Application
-from services.events.runtime import Events
 from services.nip.keys import Keys
 from services.nip.settings import NipSettings
 from services.nip.wallet.backend import Backend
@@ -21,7 +20,6 @@ from services.nip.wallet.connections import Connections
 from services.nip.wallet.engine import Engine
 from services.nip.wallet.handler import Handler
 from services.nip.wallet.meeting import Meeting, PoolPublisher
-from services.nip.wallet.notifying import CONSUMER, TYPES, Listener
 from services.nip.wallet.servicer import WalletConnectServicer
 from services.nip.wallet.tasks import forget_old_tasks
 from services.nip.wallet.vault import Vault
@@ -45,12 +43,10 @@ def now_ms() -> int:
 
 
 @asynccontextmanager
-async def serving_wallets(
-    app: Application[NipSettings], database: Database, keys: Keys, events: Events
-) -> AsyncIterator[Meeting]:
-    """Serve WalletConnectService, listen at the relays, follow the mesh's events; at the drain give what is worked on back.
+async def serving_wallets(app: Application[NipSettings], database: Database, keys: Keys) -> AsyncIterator[Meeting]:
+    """Serve WalletConnectService and listen at the relays; at the drain give what is worked on back.
 
-    Without a bus nobody is notified, and budgets are settled by asking alone. Raises StartError for settings that cannot be right.
+    Raises StartError for settings that cannot be right.
     """
     relays = relays_of(app.settings)
     options = RelayOptions(trusted_relays=frozenset(relays), ca_file=app.settings.relay_ca_file)
@@ -68,7 +64,6 @@ async def serving_wallets(
         app.spawn(engine.renew(), name="wallet leases")
         app.spawn(meeting.run(), name="wallet relays")
         app.spawn(_sweep(database), name="wallet sweeper")
-        events.consume(name=CONSUMER, types=TYPES, handle=Listener(now_ms).handle)
         try:
             yield meeting
         finally:

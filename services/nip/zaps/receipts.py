@@ -26,8 +26,6 @@ from services.nostr.zaps import ZapError, ZapRequest, parse_zap_request
 from services.storage.events import append_event
 from services.storage.sql import Connection
 
-SETTLED: Final = "nipmesh.invoice.v1.settled"
-"""CloudEvents type that a receipt follows from."""
 RECEIPT_MADE: Final = "nipmesh.nip.v1.zap_receipt_made"
 
 KEY_REQUEST_ID: Final = "6d7b1b8c-0f39-5a0e-9a4c-5e1d2a7c9f57"

@@ -12,6 +12,7 @@ from nipmesh.events.v1.events_pb2 import InvoiceChanged
 from nipmesh.invoice.v1.invoice_pb2 import Invoice
 from services.chassis.testing import running
 from services.events.bus import open_bus
+from services.nip.following import CONSUMER
 from services.nip.service import NIP_SERVICE
 from support.bunker import connected_app
 from support.counting import counting
@@ -60,7 +61,7 @@ async def test_the_relays_of_zap_receipts_are_counted(tmp_path: Path, make_secre
             await until(lambda: counts("publishes_total", outcome="accepted") == 3)
             assert counts("publish_seconds_count") == 3
             assert counts("connections") == counts("connects_total", result="opened") == 1
-            handled = ("nipmesh_events_handled_total", {"consumer": "zap-receipts"})
+            handled = ("nipmesh_events_handled_total", {"consumer": CONSUMER})
             assert service.registry.get_sample_value(*handled) == 3
 
 

@@ -18,8 +18,7 @@ from nipmesh.invoice.v1 import invoice_service_pb2 as invoices
 from nipmesh.nip.v1 import wallet_connect_service_pb2 as pb
 from services.events.connecting import load_login, tls_context
 from services.events.outbox import read_state, request_replay
-from services.nip.wallet.notifying import CONSUMER as NOTIFICATIONS
-from services.nip.zaps.composition import CONSUMER as RECEIPTS
+from services.nip.following import CONSUMER
 from support.brokers import BROKERS, Broker, running_broker
 from support.events import new_stream, until
 from support.folders import short_folder
@@ -87,7 +86,7 @@ async def connected(broker: Broker, relay: NostrRelay) -> AsyncIterator[Connecte
     with short_folder() as folder:
         async with wallet_processes(folder, relay.url, **bus) as mesh:
             if broker.name == "rabbitmq":
-                await until(lambda: queues_are_there(broker, stream), "the queues", PATIENCE_S)
+                await until(lambda: queue_is_there(broker, stream), "the queue", PATIENCE_S)
             accounts = {ALICE: await mesh.open_account(ALICE, 1_000_000), BOB: await mesh.open_account(BOB)}
             one = await uri(mesh, ALICE, accounts[ALICE], "payment_sent")
             other = await uri(mesh, BOB, accounts[BOB], "payment_received")
@@ -103,19 +102,17 @@ async def uri(mesh: WalletProcesses, user: str, account_id: str, topic: str) -> 
     return str((await mesh.wallets("CreateWalletConnection", request, user)).uri)
 
 
-async def queues_are_there(broker: Broker, stream: str) -> bool:
+async def queue_is_there(broker: Broker, stream: str) -> bool:
     """A queue has no past: what is published before it is there is not for it."""
     login = load_login(broker.credentials)
     assert login is not None
     url = URL(broker.url).with_user(login.user).with_password(login.password.reveal().decode())
     async with await connect(url, ssl_context=tls_context(broker.authority)) as connection:
-        for consumer in (RECEIPTS, NOTIFICATIONS):
-            with contextlib.suppress(ChannelNotFoundEntity):
-                async with connection.channel() as channel:
-                    await channel.declare_queue(f"{stream}.nip.{consumer}", passive=True)
-                    continue
-            return False
-    return True
+        with contextlib.suppress(ChannelNotFoundEntity):
+            async with connection.channel() as channel:
+                await channel.declare_queue(f"{stream}.nip.{CONSUMER}", passive=True)
+                return True
+    return False
 
 
 async def publish_again(mesh: WalletProcesses, service: str) -> None:

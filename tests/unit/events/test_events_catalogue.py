@@ -42,7 +42,10 @@ def test_every_type_can_be_published_and_says_when() -> None:
 
 def test_every_state_of_an_invoice_and_of_a_payment_has_its_type() -> None:
     for state in InvoiceState:
-        assert message_name(event_kind(state)) == "nipmesh.events.v1.InvoiceChanged"
+        assert message_name(event_kind(state, None)) == "nipmesh.events.v1.InvoiceChanged"
+    decided = event_kind(InvoiceState.ACCEPTED, InvoiceState.ACCEPTED)
+    assert message_name(decided) == "nipmesh.events.v1.InvoiceChanged"
+    assert decided not in {event_kind(state, None) for state in InvoiceState}
     for payment_state in PaymentState:
         assert message_name(f"nipmesh.payment.v1.{payment_state.name.lower()}") == "nipmesh.events.v1.PaymentChanged"
     assert message_name("nipmesh.invoice.v1.unknown") == ""
