@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 FILTERS_MAX: Final = 64
@@ -14,8 +15,9 @@ TYPE_CHARACTERS_MAX: Final = 200
 """Longest type: it becomes a part of subjects."""
 
 
+@lru_cache(maxsize=1_024)
 def is_type(text: str) -> bool:
-    """Whether events of this type can be published: it becomes part of a subject."""
+    """Whether events of this type can be published: it becomes part of a subject. There are few types, and many events."""
     return len(text) <= TYPE_CHARACTERS_MAX and _TYPE.fullmatch(text) is not None
 
 

@@ -1,7 +1,7 @@
 """How long whoever works in batches rests after one that was not full: what arrives meanwhile is one batch, with one transaction.
 
 Under load each event would be a batch of its own otherwise, and its bookkeeping cost more than its effect. On an idle machine a batch is
-quick and the rest short; on a busy one both are longer, so that the work in between stays a fifth of the time.
+quick and the rest short; on a busy one both are longer, so that the work in between stays a tenth of the time.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 REST_S_MIN: Final = 0.05
-REST_S_MAX: Final = 0.25
-REST_OF_WORK: Final = 4.0
+REST_S_MAX: Final = 0.5
+REST_OF_WORK: Final = 9.0
 """Rest for each second of work."""
 
 

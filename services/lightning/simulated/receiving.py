@@ -28,7 +28,7 @@ REMEMBERED_MAX: Final = 10_000
 """Invoices whose text is kept in memory: adding one again finds it, and `lookup` knows it as open."""
 LOOK_S_MAX: Final = 1.0
 """A subscriber looks at least this often for deadlines that passed."""
-LOOK_PAUSE_S: Final = 0.02
+LOOK_PAUSE_S: Final = 0.05
 """A subscriber waits so long after a commit before it looks: under load there are hundreds in a second, and few of them are about money."""
 SINCE_MS: Final = 1_000
 """Changes that were being committed when somebody subscribed were stamped at most this long before."""
