@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import statistics
 import sys
 import tempfile
@@ -34,6 +35,10 @@ RATIOS: Final = {
 }
 METERED: Final = {name: RATIOS[name] for name in ("create_to_echo", "pay_to_nest", "sign_to_echo", "verify_to_echo")}
 """Ratios that are told by processor time as well."""
+QUIET_CORES: Final = 0.05
+"""LNbits is at rest when it uses no more processors than this."""
+QUIET_LOOK_S: Final = 0.25
+QUIET_S_MAX: Final = 30.0
 ENGINES: Final = ("sqlite", "postgresql")
 
 
@@ -78,6 +83,21 @@ async def _round(
         if rates is not None:
             meters[name].add(name, before, load.calls)
             rates[name].append(rate)
+        if meters[name] is not meters["echo"]:
+            await _at_rest(meters[name])
+
+
+async def _at_rest(peer: Meter) -> None:
+    """Wait until a peer has ended what it does after its answers: whoever is next would share the processors with it.
+
+    Raises TimeoutError when it never rests.
+    """
+    async with asyncio.timeout(QUIET_S_MAX):
+        used_s = math.inf
+        while used_s > QUIET_CORES * QUIET_LOOK_S:
+            before_s = sum(peer.read().values())
+            await asyncio.sleep(QUIET_LOOK_S)
+            used_s = sum(peer.read().values()) - before_s
 
 
 def _of_rates(rates: Mapping[str, list[float]]) -> Figures:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -52,6 +53,29 @@ def test_figures_without_a_peer_are_none_and_a_dash() -> None:
     printed = table({"services": figures}).splitlines()
     assert "| services | echo_per_s | 100.00 |" in printed
     assert "| services | lnbits_pay_per_s | - |" in printed
+
+
+async def test_whoever_is_next_waits_until_a_peer_has_ended_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    used_s = iter((0.0, 0.2, 0.2, 0.4, 0.6, 0.6, 0.6))
+
+    class Peer:
+        def read(self) -> dict[str, float]:
+            return {"lnbits": next(used_s)}
+
+    monkeypatch.setattr(measure, "QUIET_LOOK_S", 0.001)
+    await measure._at_rest(Peer())  # type: ignore[arg-type]  # what it reads of a meter
+    assert list(used_s) == [0.6], "worked twice, then rested"
+
+
+async def test_a_peer_that_never_rests_is_no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Peer:
+        def read(self) -> dict[str, float]:
+            return {"lnbits": time.monotonic()}
+
+    monkeypatch.setattr(measure, "QUIET_S_MAX", 0.05)
+    monkeypatch.setattr(measure, "QUIET_LOOK_S", 0.01)
+    with pytest.raises(TimeoutError):
+        await measure._at_rest(Peer())  # type: ignore[arg-type]  # what it reads of a meter
 
 
 def test_the_meter_counts_processor_time_per_call() -> None:
