@@ -52,7 +52,7 @@ class Listener:
         invoice = changed.invoice
         if invoice.state == _Invoice.STATE_SETTLED:
             self._tell(connection, invoice.account_id, Topic.PAYMENT_RECEIVED, invoice.invoice_id, time_ms)
-        elif invoice.state == _Invoice.STATE_ACCEPTED and invoice.hold and invoice.HasField("accept_time"):
+        elif invoice.state == _Invoice.STATE_ACCEPTED:
             self._tell(connection, invoice.account_id, Topic.HOLD_INVOICE_ACCEPTED, invoice.invoice_id, time_ms)
 
     def _tell(self, connection: Connection, account_id: str, topic: Topic, subject: str, time_ms: int) -> None:

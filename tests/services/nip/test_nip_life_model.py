@@ -313,7 +313,6 @@ def test_two_replicas_are_as_one_model() -> None:
     once = settings(
         max_examples=60,
         stateful_step_count=40,
-        deadline=None,
         derandomize=True,
         database=None,
         suppress_health_check=list(HealthCheck),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import bolt11 as second
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from services.chassis.secret import SecretBytes
@@ -44,7 +44,6 @@ def plain(**changes: object) -> PaymentRequest:
 
 
 @given(requests())
-@settings(deadline=None)
 def test_what_was_encoded_decodes(request: PaymentRequest) -> None:
     text = encode(request, KEY)
     assert decode(text) == request
@@ -61,7 +60,6 @@ def test_what_was_encoded_decodes(request: PaymentRequest) -> None:
     st.integers(1, 2**31),
     st.integers(1, 1000),
 )
-@settings(deadline=None)
 def test_the_second_implementation_reads_what_we_write(
     amount_msat: int | None, payment_hash: str, secret: str, description: str, expiry_s: int, delta: int
 ) -> None:
@@ -82,7 +80,6 @@ def test_the_second_implementation_reads_what_we_write(
 
 
 @given(amounts, hashes, hashes, st.text(st.characters(codec="utf-8"), min_size=1, max_size=159), st.integers(1, 2**31))
-@settings(deadline=None)
 def test_we_read_what_the_second_implementation_writes(
     amount_msat: int | None, payment_hash: str, secret: str, description: str, expiry_s: int
 ) -> None:
@@ -109,14 +106,12 @@ def test_we_read_what_the_second_implementation_writes(
 @example("lnbc1")
 @example("lightning:lnbc1")
 @example("lnbc" + "9" * 70 + "1qqqqqq")
-@settings(deadline=None)
 def test_any_text_gives_a_bolt11_error(text: str) -> None:
     with pytest.raises(Bolt11Error):
         decode(text)
 
 
 @given(st.sampled_from(["lnbc", "lnbcrt10u", "lntb1p", "lntbs01", "lnbc٣", "ln", "lnbc1x"]), st.binary(max_size=400))
-@settings(deadline=None)
 def test_any_words_under_a_right_checksum_give_a_request_or_a_bolt11_error(prefix: str, data: bytes) -> None:
     words = bytes(byte & 31 for byte in data)
     try:
@@ -127,7 +122,6 @@ def test_any_words_under_a_right_checksum_give_a_request_or_a_bolt11_error(prefi
 
 
 @given(st.lists(st.tuples(st.sampled_from("psdmnhxcfr9qz"), st.binary(max_size=60)), max_size=8), st.integers(0, 7))
-@settings(deadline=None)
 def test_any_fields_signed_by_a_node_give_a_request_or_a_bolt11_error(
     fields: list[tuple[str, bytes]], recovery: int
 ) -> None:

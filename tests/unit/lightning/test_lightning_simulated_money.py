@@ -172,7 +172,7 @@ class NetworkMachine(RuleBasedStateMachine):
 
 
 TestNetworkMachine = NetworkMachine.TestCase
-TestNetworkMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestNetworkMachine.settings = settings(max_examples=60, stateful_step_count=30)
 
 Payments = list[tuple[int, int, int]]
 
@@ -181,7 +181,7 @@ Payments = list[tuple[int, int, int]]
     st.integers(0, 10**6),
     st.lists(st.tuples(st.integers(0, 9), amounts, st.sampled_from([1, 30, 5_000])), min_size=1, max_size=15),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_same_seed_and_payments_give_the_same_world(seed: int, payments: Payments) -> None:
     def run() -> dict[str, list[tuple[object, ...]]]:
         played = Played(Profile(seed=seed, nodes=12, failures=0.3, hangs=0.2, delay_ms=20, block_ms=100))

@@ -110,7 +110,7 @@ def test_chance_is_as_probable_as_it_says() -> None:
 
 
 @given(seeds, sizes)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_network_is_fixed_by_its_seed_and_hangs_together(seed: int, nodes: int) -> None:
     profile = Profile(seed=seed, nodes=nodes)
     network = make_network(profile)
@@ -130,7 +130,7 @@ def test_a_network_is_fixed_by_its_seed_and_hangs_together(seed: int, nodes: int
 
 
 @given(seeds, sizes)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_channels_hold_what_their_capacity_says(seed: int, nodes: int) -> None:
     network = make_network(Profile(seed=seed, nodes=nodes))
     for node, channels in network.channels.items():
@@ -160,7 +160,7 @@ def all_routes(network: Network, payee: str, amount_msat: int) -> list[int]:
 
 
 @given(seeds, st.integers(1, 2**36), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_route_is_the_cheapest_of_all(seed: int, amount_msat: int, stranger: bool) -> None:
     network = make_network(Profile(seed=seed, nodes=9))
     payee = STRANGER if stranger else network.payee
@@ -229,7 +229,7 @@ def test_without_money_nothing_is_tried() -> None:
 
 
 @given(seeds, st.integers(1, 2**34), st.integers(0, 10**8), st.floats(0, 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_plan_is_repeatable_within_the_limit_and_over_channels_that_can_pay(
     seed: int, amount_msat: int, fee_limit_msat: int, failures: float
 ) -> None:

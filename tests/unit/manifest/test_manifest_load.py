@@ -344,7 +344,7 @@ def mutated(draw: st.DrawFn) -> str:
     return text
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=300, deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=300)
 @given(mutated())
 def test_mutated_manifests_make_findings_not_tracebacks(text: str) -> None:
     keep_going(text)

@@ -127,4 +127,4 @@ class BudgetMachine(RuleBasedStateMachine):
 
 
 TestBudget = BudgetMachine.TestCase
-TestBudget.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestBudget.settings = settings(max_examples=40, stateful_step_count=25)

@@ -40,7 +40,7 @@ def parsed(text: str) -> requests.Command | Failure:
         return failure
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(method=st.sampled_from(list(Method)), params=st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6))
 def test_any_parameters_are_a_command_or_a_failure(method: Method, params: dict[str, Any]) -> None:
     found = parsed(json.dumps({"method": method, "params": params}))
@@ -55,14 +55,14 @@ def test_any_parameters_are_a_command_or_a_failure(method: Method, params: dict[
         assert found.incoming or found.outgoing
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(document=VALUES)
 def test_any_json_is_a_command_or_a_failure(document: Any) -> None:
     parsed(json.dumps(document))
     parsed(json.dumps({"method": document, "params": document}))
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(text=st.text(st.characters()))
 def test_any_text_is_a_failure(text: str) -> None:
     assert isinstance(parsed(text), Failure)

@@ -55,7 +55,7 @@ def test_a_password_is_the_same_on_every_keyboard() -> None:
 passwords = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(secret=st.binary(min_size=32, max_size=32), password=passwords, security=st.sampled_from(KeySecurity))
 def test_nostr_sdk_opens_ours_and_we_open_its(secret: bytes, password: str, security: KeySecurity) -> None:
     try:

@@ -328,7 +328,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLedgerMachine.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 MOVES = st.lists(
@@ -359,7 +359,7 @@ def book(connection: apsw.Connection, moves: list[Any], number: int, now_ms: int
     return now_ms
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     moves=MOVES,
     later=MOVES,

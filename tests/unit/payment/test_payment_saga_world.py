@@ -411,4 +411,4 @@ class SagaMachine(RuleBasedStateMachine):
 
 
 TestSagaMachine = SagaMachine.TestCase
-TestSagaMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSagaMachine.settings = settings(max_examples=60, stateful_step_count=40)

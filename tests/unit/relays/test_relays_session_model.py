@@ -154,7 +154,7 @@ class SessionModel(RuleBasedStateMachine):
 
 
 TestSessionModel = SessionModel.TestCase
-TestSessionModel.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestSessionModel.settings = settings(max_examples=300, stateful_step_count=40)
 
 
 class MissedNothing(RuleBasedStateMachine):
@@ -260,4 +260,4 @@ class MissedNothing(RuleBasedStateMachine):
 
 
 TestMissedNothing = MissedNothing.TestCase
-TestMissedNothing.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestMissedNothing.settings = settings(max_examples=300, stateful_step_count=40)

@@ -232,7 +232,6 @@ def values_of_field(field: Any) -> st.SearchStrategy[Any]:
 
 SETTINGS = settings(
     max_examples=EXAMPLES,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     print_blob=True,
 )

@@ -32,14 +32,14 @@ NAMES = PRINTABLE.filter(lambda name: name.strip() == name)
 @example("~")
 @example("é")
 @example('"')
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_text_reads_back(text: str) -> None:
     assert yaml.safe_load(f"key: {scalar(text)}   # comment") == {"key": text}
     assert yaml.safe_load(f"key: [{scalar(text)}]") == {"key": [text]}
 
 
 @given(root=NAMES, source=NAMES, cwd=NAMES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_plan_reads_back(root: str, source: str, cwd: str) -> None:
     program = Program(
         run=f"python {source!r}", cwd=cwd, source=f"{source}\n.py", serves=frozenset({"A"}), calls=frozenset(),

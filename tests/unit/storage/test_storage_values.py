@@ -49,7 +49,7 @@ def test_values_must_fit_the_placeholders() -> None:
 
 TEXTS = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)))
 INTEGERS = st.integers(-BIGINT_MAX - 1, BIGINT_MAX)
-QUICK = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(TEXTS, INTEGERS, st.binary())

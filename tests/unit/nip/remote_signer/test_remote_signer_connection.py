@@ -179,7 +179,7 @@ class ConnectionMachine(RuleBasedStateMachine):
             assert self.held.permissions[0].uses_left == self.left
 
 
-ConnectionMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+ConnectionMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestConnectionMachine = ConnectionMachine.TestCase
 
 
