@@ -12,4 +12,5 @@ median of the rounds, a ratio the median of the rounds' ratios, so that a slow m
   through `Database.write`, durable, without gRPC, two processes writing for half of the callers each.
 - `encode_...` and `decode_...` are BOLT11's, in processor microseconds each.
 - `lnbits_...` is LNbits with its FakeWallet and SQLite, in an environment of its own; `lnbits_..._cpu_ms` is that of its processes alone.
+  It works on after its answers: the next kind of call waits until it rests.
 """

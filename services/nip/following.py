@@ -1,6 +1,7 @@
 """What the NIP service does when invoices and payments change: zap receipts, wallets' budgets and notifications.
 
-One consumer for all of it: each event comes once, and its effects are one transaction.
+One consumer for all of it: each event comes once, and its effects are one transaction. Without a bus there are no receipts and no
+notifications, and budgets are settled by asking alone.
 """
 
 from __future__ import annotations
